@@ -1,1 +1,3 @@
+//! Signals and exit codes; a table of contents.
+
 fn main() {}

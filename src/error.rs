@@ -1,0 +1,213 @@
+//! What failed, why, and what to do now.
+//!
+//! Every error that reaches a user says what was being done (`doing`), the cause, and a hint where one helps.
+//! The kind decides the exit code, which is documented API.
+
+use std::fmt;
+
+/// The class of a failure. Each has one documented exit code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// The build or operation failed: exit code 1.
+    Operation,
+    /// The command line or the recipe is wrong: exit code 2.
+    Usage,
+    /// A `[[test]]` of the recipe failed: exit code 3.
+    Test,
+    /// Somebody else holds what this command needs: exit code 5.
+    Conflict,
+    /// A digest, signature or policy does not hold: exit code 6.
+    Verification,
+    /// Ended by SIGINT: exit code 130.
+    Interrupted,
+    /// Ended by SIGTERM: exit code 143.
+    Terminated,
+}
+
+impl Kind {
+    /// The process exit code for this kind (128 + signal number for the signals, as shells report them).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Kind::Operation => 1,
+            Kind::Usage => 2,
+            Kind::Test => 3,
+            Kind::Conflict => 5,
+            Kind::Verification => 6,
+            Kind::Interrupted => 130,
+            Kind::Terminated => 143,
+        }
+    }
+}
+
+/// A failure in the user's terms.
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    kind: Kind,
+    doing: String,
+    cause: Option<String>,
+    detail: Option<Detail>,
+    hint: Option<String>,
+}
+
+/// Evidence shown under the message: the end of a step's output, the tail of the serial console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Detail {
+    /// What the text is, for instance "last lines of the serial console".
+    pub title: String,
+    /// The text itself, one or more lines.
+    pub text: String,
+}
+
+/// The result of everything in this crate that can fail for a user.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A failure of kind [`Kind::Operation`]; `doing` completes the sentence "… failed".
+    pub fn new(doing: impl Into<String>) -> Self {
+        Error(Box::new(Inner {
+            kind: Kind::Operation,
+            doing: doing.into(),
+            cause: None,
+            detail: None,
+            hint: None,
+        }))
+    }
+
+    /// Sets the kind, and with it the exit code.
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.0.kind = kind;
+        self
+    }
+
+    /// Sets the cause: the underlying error with its own sources, in one line.
+    pub fn cause(mut self, cause: impl fmt::Display) -> Self {
+        self.0.cause = Some(cause.to_string());
+        self
+    }
+
+    /// Sets the cause from an error and everything beneath it.
+    pub fn caused_by(self, error: &(dyn std::error::Error + 'static)) -> Self {
+        self.cause(chain(error))
+    }
+
+    /// Sets what the user can do now.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Attaches evidence; empty text is dropped.
+    pub fn detail(mut self, title: impl Into<String>, text: impl Into<String>) -> Self {
+        let text = text.into();
+        if !text.trim().is_empty() {
+            self.0.detail = Some(Detail {
+                title: title.into(),
+                text,
+            });
+        }
+        self
+    }
+
+    /// The kind of this failure.
+    pub fn get_kind(&self) -> Kind {
+        self.0.kind
+    }
+
+    /// What was being done.
+    pub fn get_doing(&self) -> &str {
+        &self.0.doing
+    }
+
+    /// The cause, if one is known.
+    pub fn get_cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
+    }
+
+    /// The hint, if there is one.
+    pub fn get_hint(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// The evidence, if there is any.
+    pub fn get_detail(&self) -> Option<&Detail> {
+        self.0.detail.as_ref()
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.doing)?;
+        match &self.0.cause {
+            Some(cause) => write!(f, ": {cause}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// An error and its sources as one line, without saying the same thing twice.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(next) = source {
+        let text = next.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = next.source();
+    }
+    line
+}
+
+/// Adds "what was being done" to errors of libraries.
+pub trait Context<T> {
+    /// Turns an error into an [`Error`] of kind [`Kind::Operation`] with itself as the cause.
+    fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T>;
+}
+
+impl<T, E: std::error::Error + 'static> Context<T> for std::result::Result<T, E> {
+    fn doing<S: Into<String>>(self, doing: impl FnOnce() -> S) -> Result<T> {
+        self.map_err(|error| Error::new(doing()).caused_by(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_reads_as_one_sentence() {
+        let error = std::fs::read("/nonexistent/x")
+            .doing(|| "reading the recipe")
+            .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "reading the recipe: No such file or directory (os error 2)"
+        );
+    }
+
+    #[test]
+    fn exit_codes_are_those_documented() {
+        let codes = [
+            Kind::Operation,
+            Kind::Usage,
+            Kind::Test,
+            Kind::Conflict,
+            Kind::Verification,
+            Kind::Interrupted,
+            Kind::Terminated,
+        ]
+        .map(Kind::exit_code);
+        assert_eq!(codes, [1, 2, 3, 5, 6, 130, 143]);
+    }
+
+    #[test]
+    fn empty_evidence_is_dropped() {
+        assert_eq!(Error::new("x").detail("console", " \n").get_detail(), None);
+    }
+}

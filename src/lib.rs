@@ -1,0 +1,8 @@
+//! imgbuild turns an upstream cloud image into a sealed, tested VM template, from one recipe.
+
+pub mod error;
+pub mod proc;
+pub mod run;
+pub mod seal;
+pub mod source;
+pub mod store;

@@ -1,0 +1,3 @@
+//! The running build: events, cancellation, journal.
+
+pub mod events;

@@ -1,0 +1,1 @@
+//! Generalisation of the guest, and the audit of the sealed disk.

@@ -1,0 +1,100 @@
+//! Base images: resolve, download, verify, keep.
+
+use std::path::PathBuf;
+
+/// Where a base image comes from, with everything resolved that the recipe says: paths are absolute, variables gone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spec {
+    /// An image on this machine, used in place.
+    File {
+        path: PathBuf,
+        verify: Option<Verify>,
+    },
+    /// An image at a URL; `mirrors` are other URLs of the same file, tried in order.
+    Url {
+        url: String,
+        mirrors: Vec<String>,
+        verify: Verify,
+    },
+    /// An Ubuntu cloud image by version (`24.04`) or codename (`noble`), from the simplestreams index. `mirrors` are
+    /// roots of trees to be used instead of Ubuntu's own, in order.
+    Ubuntu {
+        release: String,
+        mirrors: Vec<String>,
+    },
+    /// A Debian cloud image (`generic`, qcow2) by version (`12`) or codename (`bookworm`). `mirrors` as for Ubuntu.
+    Debian {
+        release: String,
+        mirrors: Vec<String>,
+    },
+}
+
+/// How a base image is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verify {
+    /// The recipe pins the sha256, 64 lower-case hex digits.
+    Sha256(String),
+    /// A list in the format of `sha256sum` or `sha512sum`, at a URL or path; optionally signed.
+    Checksums {
+        list: String,
+        signature: Option<Signature>,
+    },
+}
+
+/// An OpenPGP signature over a checksum list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signature {
+    /// URL or path of the detached signature, armoured or binary.
+    pub location: String,
+    /// Path of the public key (certificate), armoured or binary: the only key that is trusted.
+    pub key: PathBuf,
+}
+
+/// How the digest of a base image came to be trusted; recorded with the build.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case", tag = "by")]
+pub enum Verified {
+    /// The recipe pinned the digest.
+    Digest,
+    /// A list without a signature: trust rests on the file or on TLS.
+    Checksums { list: String },
+    /// A list signed by this key.
+    Signature { list: String, fingerprint: String },
+    /// A local file without any expectation: its digest is recorded, nothing more.
+    Unverified,
+}
+
+/// The container format of a disk image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    Qcow2,
+    Raw,
+}
+
+impl Format {
+    /// QEMU's name of the format.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::Qcow2 => "qcow2",
+            Format::Raw => "raw",
+        }
+    }
+}
+
+/// A verified image that a machine's disk can be an overlay of.
+#[derive(Debug, Clone)]
+pub struct BaseImage {
+    /// The file, never written to.
+    pub path: PathBuf,
+    pub format: Format,
+    /// Size of the disk as a guest sees it, in bytes.
+    pub virtual_size: u64,
+    /// Bytes the file takes on disk.
+    pub allocated: u64,
+    /// sha256 of the image as it was published (before decompression or conversion), lower-case hex.
+    pub sha256: String,
+    /// URL or path it came from.
+    pub origin: String,
+    pub verified: Verified,
+}

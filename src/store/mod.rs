@@ -1,0 +1,54 @@
+//! Where state lives: the folders, locks that die with their owner, and files written so that a crash leaves the old
+//! or the new content, never half of it.
+
+pub mod dirs;
+pub mod lock;
+
+pub use dirs::Dirs;
+pub use lock::Lock;
+
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Context, Result};
+
+/// Replaces `path` by `content` atomically and durably: written aside, synced, renamed, folder synced.
+pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
+    let doing = || format!("writing {}", path.display());
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).doing(doing)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let aside = folder.join(format!(".{name}.{}.partial", std::process::id()));
+    let written = std::fs::File::create(&aside)
+        .and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()))
+        .and_then(|()| std::fs::rename(&aside, path));
+    if written.is_err() {
+        // The write's own error is what matters; the file aside is removed on a best effort.
+        let _ = std::fs::remove_file(&aside);
+    }
+    written.doing(doing)?;
+    sync_folder(folder).doing(doing)
+}
+
+/// Makes renames and creations in `folder` durable.
+pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_content_and_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("taken");
+        std::fs::create_dir_all(target.join("not-empty")).unwrap();
+        write_atomically(&target, b"new").unwrap_err();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(target.is_dir());
+    }
+}
