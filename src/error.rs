@@ -4,6 +4,8 @@
 //! The kind decides the exit code, which is documented API.
 
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 /// The class of a failure. Each has one documented exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +52,53 @@ struct Inner {
     cause: Option<String>,
     detail: Option<Detail>,
     hint: Option<String>,
+    faults: Option<Faults>,
+}
+
+/// Faults in one source text, each pointing at its place.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    /// The text they point into.
+    pub source: Source,
+    /// In the order of the text.
+    pub list: Vec<Fault>,
+}
+
+/// A text that faults can point into.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// What the user calls it: a path.
+    pub name: Arc<str>,
+    /// Its content.
+    pub text: Arc<str>,
+}
+
+/// One fault in a source text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where, as a byte range.
+    pub span: Range<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to write instead.
+    pub hint: Option<String>,
+}
+
+impl Fault {
+    /// A fault without a hint.
+    pub fn new(span: Range<usize>, message: impl Into<String>) -> Self {
+        Fault {
+            span,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// Adds what to write instead.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
 }
 
 /// Evidence shown under the message: the end of a step's output, the tail of the serial console.
@@ -73,7 +122,25 @@ impl Error {
             cause: None,
             detail: None,
             hint: None,
+            faults: None,
         }))
+    }
+
+    /// A recipe that cannot be used, with everything that is wrong with it.
+    pub fn invalid(faults: Faults) -> Self {
+        let count = match faults.list.len() {
+            1 => "one fault".to_owned(),
+            n => format!("{n} faults"),
+        };
+        Error::new(format!("{}: {count}", faults.source.name))
+            .kind(Kind::Usage)
+            .faults(faults)
+    }
+
+    /// Points into the recipe.
+    pub fn faults(mut self, faults: Faults) -> Self {
+        self.0.faults = Some(faults);
+        self
     }
 
     /// Sets the kind, and with it the exit code.
@@ -129,6 +196,11 @@ impl Error {
     /// The hint, if there is one.
     pub fn get_hint(&self) -> Option<&str> {
         self.0.hint.as_deref()
+    }
+
+    /// Where in the recipe it is, if that is known.
+    pub fn get_faults(&self) -> Option<&Faults> {
+        self.0.faults.as_ref()
     }
 
     /// The evidence, if there is any.

@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod proc;
+pub mod recipe;
 pub mod run;
 pub mod seal;
 pub mod source;

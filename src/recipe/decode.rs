@@ -1,0 +1,167 @@
+//! Decoding one table with serde, and going on after a fault so that all of them are reported at once.
+
+use std::ops::Range;
+
+use serde::de::DeserializeOwned;
+use serde::de::IntoDeserializer;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use crate::error::Fault;
+
+/// More faults than this in one table help nobody.
+const MOST: usize = 20;
+
+/// Decodes `value`. serde stops at the first fault, so the key at fault is taken out and decoding is tried again, until
+/// nothing more is found. `None` if there was any fault.
+pub fn decode<T: DeserializeOwned>(
+    mut value: Spanned<DeValue<'_>>,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
+    let mut removed: Vec<String> = vec![];
+    for _ in 0..MOST {
+        let error = match T::deserialize(value.clone().into_deserializer()) {
+            Ok(decoded) => return removed.is_empty().then_some(decoded),
+            Err(error) => error,
+        };
+        if let Some(key) = missing(error.message()) {
+            // serde asks for missing keys last. One that was taken out because of a fault of its own is not missing.
+            if !removed.iter().any(|removed| removed == key) {
+                faults.push(fault(&error));
+            }
+            return None;
+        }
+        faults.push(fault(&error));
+        match error
+            .span()
+            .and_then(|span| remove_innermost(&mut value, &span))
+        {
+            Some(key) => removed.push(key),
+            None => return None,
+        }
+    }
+    None
+}
+
+fn missing(message: &str) -> Option<&str> {
+    message.strip_prefix("missing field `")?.strip_suffix('`')
+}
+
+/// Takes the most deeply nested entry out whose key or value covers `span`, and returns its key.
+fn remove_innermost(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<String> {
+    let covers = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
+    match value.get_mut() {
+        DeValue::Table(table) => {
+            let (key, at_key) = table.iter().find_map(|(key, value)| {
+                let at_key = covers(key.span());
+                (at_key || covers(value.span())).then(|| (key.clone(), at_key))
+            })?;
+            let deeper = match at_key {
+                true => None,
+                false => table
+                    .get_mut(&key)
+                    .and_then(|value| remove_innermost(value, span)),
+            };
+            deeper.or_else(|| {
+                table.remove(&key);
+                Some(key.into_inner().into_owned())
+            })
+        }
+        DeValue::Array(array) => array
+            .iter_mut()
+            .find(|element| covers(element.span()))
+            .and_then(|element| remove_innermost(element, span)),
+        _ => None,
+    }
+}
+
+/// What the TOML library says, in our words where it knows more than it says.
+pub fn fault(error: &toml::de::Error) -> Fault {
+    let span = error.span().unwrap_or(0..0);
+    let message = error.message();
+    if let Some(rest) = message.strip_prefix("unknown field `") {
+        let mut quoted = rest.split('`').step_by(2);
+        let name = quoted.next().unwrap_or_default();
+        return Fault::new(span, format!("unknown key `{name}`")).hint(suggest(name, quoted));
+    }
+    if let Some(name) = missing(message) {
+        return Fault::new(span, format!("the key `{name}` is missing"));
+    }
+    Fault::new(span, message)
+}
+
+/// "did you mean", or the list of what there is.
+pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().filter(|name| !name.is_empty()).collect();
+    let best = known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match best {
+        Some((likeness, candidate)) if likeness > 0.8 => format!("did you mean `{candidate}`?"),
+        _ => format!("known here: {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields, rename_all = "kebab-case")]
+    #[allow(dead_code)]
+    struct Sample {
+        name: String,
+        count: u32,
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Inner {
+        flag: bool,
+    }
+
+    fn faults(text: &str) -> Vec<(String, String)> {
+        let table = toml::de::DeTable::parse(text).unwrap();
+        let value = Spanned::new(table.span(), DeValue::Table(table.into_inner()));
+        let mut faults = vec![];
+        let decoded = decode::<Sample>(value, &mut faults);
+        assert_eq!(decoded.is_none(), !faults.is_empty());
+        faults
+            .into_iter()
+            .map(|fault| (text[fault.span].to_owned(), fault.message))
+            .collect()
+    }
+
+    #[test]
+    fn all_faults_of_a_table_are_found() {
+        let found = faults("name = 3\ncuont = 1\ncount = \"x\"\ninner = { flag = 1, flug = 2 }");
+        let places: Vec<&str> = found.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(found.len(), 5, "{found:?}");
+        for place in ["3", "cuont", "\"x\"", "1", "flug"] {
+            assert!(places.contains(&place), "{place} not in {found:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_key_is_told_once_and_only_if_it_is_missing() {
+        let found = faults("count = 1");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1, "the key `name` is missing");
+        assert_eq!(faults("name = 1\ncount = 1").len(), 1);
+    }
+
+    #[test]
+    fn a_near_miss_is_suggested_and_a_far_one_lists_what_there_is() {
+        assert_eq!(
+            suggest("memroy", ["cpus", "memory"]),
+            "did you mean `memory`?"
+        );
+        assert_eq!(
+            suggest("zzz", ["cpus", "memory"]),
+            "known here: cpus, memory"
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! Values with a syntax of their own: sizes, durations, file-or-table.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+
+/// A size in bytes. Written as `4GiB`, `"8gb"`, `"512M"` or a number of bytes; all units are powers of 1024, as QEMU,
+/// Proxmox and the memory that one buys count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+/// A number of CPUs. Written as `2` or `"2cpu"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpus(pub u32);
+
+/// A duration. Written as `"90s"`, `"10m"`, `"1h 30m"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout(pub Duration);
+
+/// A file by path, or the content itself as a table.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FileOrTable {
+    File(String),
+    Table(serde_json::Value),
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let digits = text
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let wrong = || format!("`{text}` is no size; write for instance \"4GiB\" or \"512M\"");
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let shift = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 0,
+            "k" | "kb" | "kib" => 10,
+            "m" | "mb" | "mib" => 20,
+            "g" | "gb" | "gib" => 30,
+            "t" | "tb" | "tib" => 40,
+            _ => return Err(wrong()),
+        };
+        number
+            .checked_mul(1 << shift)
+            .map(Size)
+            .ok_or_else(|| format!("`{text}` is larger than any disk"))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", indicatif::BinaryBytes(self.0))
+    }
+}
+
+impl std::str::FromStr for Cpus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().trim_end_matches("cpus").trim_end_matches("cpu");
+        number
+            .trim()
+            .parse()
+            .map(Cpus)
+            .map_err(|_| format!("`{text}` is no number of CPUs; write for instance 2 or \"2cpu\""))
+    }
+}
+
+impl std::str::FromStr for Timeout {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is no duration; write for instance \"90s\" or \"10m\"");
+        let duration: jiff::SignedDuration = text.trim().parse().map_err(|_| wrong())?;
+        Duration::try_from(duration)
+            .map(Timeout)
+            .map_err(|_| wrong())
+    }
+}
+
+/// Decodes from a string by `FromStr`, or from a number where `N` says so.
+struct Text<T, N>(&'static str, N, std::marker::PhantomData<T>);
+
+impl<'de, T, N> Visitor<'de> for Text<T, N>
+where
+    T: std::str::FromStr<Err = String>,
+    N: Fn(u64) -> Option<T>,
+{
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<T, E> {
+        (self.1)(number).ok_or_else(|| E::invalid_value(de::Unexpected::Unsigned(number), &self.0))
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<T, E> {
+        let positive = u64::try_from(number).ok().and_then(&self.1);
+        positive.ok_or_else(|| E::invalid_value(de::Unexpected::Signed(number), &self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let what = "a size such as \"4GiB\"";
+        from.deserialize_any(Text(
+            what,
+            |bytes| Some(Size(bytes)),
+            std::marker::PhantomData,
+        ))
+    }
+}
+
+impl<'de> Deserialize<'de> for Cpus {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = |number: u64| u32::try_from(number).ok().map(Cpus);
+        from.deserialize_any(Text(
+            "a number of CPUs such as 2",
+            number,
+            std::marker::PhantomData,
+        ))
+    }
+}
+
+impl<'de> Deserialize<'de> for Timeout {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let what = "a duration such as \"90s\" or \"10m\"";
+        from.deserialize_any(Text(what, |_| None, std::marker::PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for FileOrTable {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = FileOrTable;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the path of a file, or a table")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<FileOrTable, E> {
+                Ok(FileOrTable::File(text.to_owned()))
+            }
+
+            fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<FileOrTable, M::Error> {
+                let content = de::value::MapAccessDeserializer::new(map);
+                serde_json::Value::deserialize(content).map(FileOrTable::Table)
+            }
+        }
+        from.deserialize_any(Either)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_in_all_common_spellings() {
+        for text in ["4GiB", "4gb", "4G", "4 GiB", "4096M", "4294967296"] {
+            assert_eq!(text.parse(), Ok(Size(4 << 30)), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused_with_an_example() {
+        for text in ["", "GiB", "-1G", "4X", "1.5G", "99999999999T"] {
+            text.parse::<Size>().unwrap_err();
+        }
+        assert!("4X".parse::<Size>().unwrap_err().contains("\"4GiB\""));
+    }
+
+    #[test]
+    fn durations_and_cpus() {
+        assert_eq!("1h 30m".parse(), Ok(Timeout(Duration::from_secs(5400))));
+        "-5s".parse::<Timeout>().unwrap_err();
+        "5".parse::<Timeout>().unwrap_err();
+        assert_eq!("2cpu".parse(), Ok(Cpus(2)));
+        "two".parse::<Cpus>().unwrap_err();
+    }
+}

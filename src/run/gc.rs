@@ -1,0 +1,133 @@
+//! Reaping what dead builds have left: after SIGKILL or power loss, the next command finds their journals.
+
+use std::path::{Path, PathBuf};
+
+use super::journal::{Journal, Resource};
+use crate::error::{Context, Error, Result};
+use crate::store::{Dirs, Lock};
+
+/// The journal's file name in a build's folder.
+pub(super) const JOURNAL: &str = "journal.jsonl";
+/// The lock that a living build holds in its folder.
+pub(super) const LOCK: &str = "lock";
+
+/// What was found of one dead build.
+#[derive(Debug)]
+pub struct Reaped {
+    /// The build's id.
+    pub id: String,
+    /// What was removed.
+    pub removed: Vec<Resource>,
+    /// What could not be removed, and why.
+    pub remaining: Vec<(Resource, Error)>,
+    /// Left on purpose and not touched.
+    pub kept: Vec<Resource>,
+}
+
+/// Removes what dead builds have left. Living builds are not touched; kept ones only when `kept_too`.
+pub async fn reap(dirs: &Dirs, kept_too: bool) -> Result<Vec<Reaped>> {
+    let mut reaped = vec![];
+    for folder in folders_with_journal(&dirs.builds())? {
+        let Some(_lock) = Lock::try_acquire(&folder.join(LOCK))? else {
+            continue; // alive
+        };
+        reaped.push(reap_one(&folder, kept_too).await?);
+    }
+    Ok(reaped)
+}
+
+async fn reap_one(folder: &Path, kept_too: bool) -> Result<Reaped> {
+    let journal = folder.join(JOURNAL);
+    let remains = Journal::read(&journal).map_err(|error| {
+        error.hint("remove what this build left by hand, then delete its folder")
+    })?;
+    let mut result = Reaped {
+        id: folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        removed: vec![],
+        remaining: vec![],
+        kept: vec![],
+    };
+    if remains.kept && !kept_too {
+        result.kept = remains.live;
+        return Ok(result);
+    }
+    for resource in remains.live.into_iter().rev() {
+        match resource.remove().await {
+            Ok(()) => result.removed.push(resource),
+            Err(error) => result.remaining.push((resource, error)),
+        }
+    }
+    if result.remaining.is_empty() {
+        std::fs::remove_file(&journal).doing(|| format!("removing {}", journal.display()))?;
+    }
+    Ok(result)
+}
+
+fn folders_with_journal(builds: &Path) -> Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(builds) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(error).doing(|| format!("reading {}", builds.display())),
+    };
+    let mut folders: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|folder| folder.join(JOURNAL).exists())
+        .collect();
+    folders.sort();
+    Ok(folders)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(dirs: &Dirs, id: &str) -> (PathBuf, Journal) {
+        let folder = dirs.builds().join(id);
+        std::fs::create_dir_all(&folder).unwrap();
+        let journal = Journal::create(&folder.join(JOURNAL)).unwrap();
+        (folder, journal)
+    }
+
+    #[tokio::test]
+    async fn a_dead_build_is_reaped_once_and_a_living_one_is_left_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let dirs = Dirs::under(home.path());
+        let disk = home.path().join("disk");
+        std::fs::write(&disk, "x").unwrap();
+        let (_, dead) = build(&dirs, "dead");
+        dead.add(Resource::File { path: disk.clone() }).unwrap();
+        let (alive, journal) = build(&dirs, "alive");
+        journal
+            .add(Resource::File {
+                path: home.path().join("other"),
+            })
+            .unwrap();
+        let _lock = Lock::try_acquire(&alive.join(LOCK)).unwrap();
+
+        let first = reap(&dirs, false).await.unwrap();
+        assert_eq!(first.len(), 1);
+        assert_eq!((first[0].id.as_str(), first[0].removed.len()), ("dead", 1));
+        assert!(!disk.exists());
+        assert!(reap(&dirs, false).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_kept_on_purpose_goes_only_on_request() {
+        let home = tempfile::tempdir().unwrap();
+        let dirs = Dirs::under(home.path());
+        let disk = home.path().join("disk");
+        std::fs::write(&disk, "x").unwrap();
+        let (_, journal) = build(&dirs, "kept");
+        journal.add(Resource::File { path: disk.clone() }).unwrap();
+        journal.keep().unwrap();
+        assert_eq!(reap(&dirs, false).await.unwrap()[0].kept.len(), 1);
+        assert!(disk.exists());
+        reap(&dirs, true).await.unwrap();
+        assert!(!disk.exists());
+    }
+}

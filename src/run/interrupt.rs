@@ -1,0 +1,103 @@
+//! Ctrl-C and SIGTERM. The first ends the work in order; a second one, while cleaning up, is told that cleaning goes on
+//! and cuts every wait short: everything that remains is killed, not asked.
+
+use tokio::sync::watch;
+
+use crate::error::{Error, Kind, Result};
+
+/// Which signal asked us to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Ctrl-C.
+    Int,
+    /// `kill`, a service manager, a CI runner.
+    Term,
+}
+
+/// Tells whether the user wants the work to end. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Interrupt {
+    state: watch::Receiver<(u32, Option<Signal>)>,
+}
+
+/// The side that announces signals.
+#[derive(Debug)]
+pub struct Announcer {
+    state: watch::Sender<(u32, Option<Signal>)>,
+}
+
+/// A new pair.
+pub fn channel() -> (Announcer, Interrupt) {
+    let (sender, receiver) = watch::channel((0, None));
+    (Announcer { state: sender }, Interrupt { state: receiver })
+}
+
+impl Announcer {
+    /// Announces one more signal; returns how many there were. The first one decides the exit code.
+    pub fn announce(&self, signal: Signal) -> u32 {
+        self.state.send_modify(|(count, first)| {
+            *count += 1;
+            first.get_or_insert(signal);
+        });
+        self.state.borrow().0
+    }
+}
+
+impl Interrupt {
+    /// Whether a signal came.
+    pub fn is_set(&self) -> bool {
+        self.state.borrow().0 > 0
+    }
+
+    /// Runs `work` until it is done or a signal comes, which drops it.
+    pub async fn or<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::select! {
+            biased;
+            error = self.wait() => Err(error),
+            result = work => result,
+        }
+    }
+
+    /// Waits for a signal and returns the error that stands for it.
+    pub async fn wait(&self) -> Error {
+        let mut state = self.state.clone();
+        let signal = match state.wait_for(|(count, _)| *count > 0).await {
+            Ok(state) => state.1,
+            // Without an announcer no signal can come any more.
+            Err(_) => std::future::pending().await,
+        };
+        match signal {
+            Some(Signal::Term) => Error::new("terminated (SIGTERM)").kind(Kind::Terminated),
+            _ => Error::new("interrupted (Ctrl-C)").kind(Kind::Interrupted),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_first_signal_decides() {
+        let (announcer, interrupt) = channel();
+        assert!(!interrupt.is_set());
+        assert_eq!(announcer.announce(Signal::Term), 1);
+        assert_eq!(announcer.announce(Signal::Int), 2);
+        let error = interrupt
+            .or::<()>(std::future::pending())
+            .await
+            .unwrap_err();
+        assert_eq!(error.get_kind(), Kind::Terminated);
+    }
+
+    #[tokio::test]
+    async fn work_that_was_asked_to_stop_does_not_begin() {
+        let (announcer, interrupt) = channel();
+        announcer.announce(Signal::Int);
+        let work = async { panic!("must not be polled") };
+        assert_eq!(
+            interrupt.or::<()>(work).await.unwrap_err().get_kind(),
+            Kind::Interrupted
+        );
+    }
+}
