@@ -24,16 +24,16 @@ pub fn decode<T: DeserializeOwned>(
             Ok(decoded) => return removed.is_empty().then_some(decoded),
             Err(error) => error,
         };
-        if let Some(key) = missing(error.message()) {
-            // serde asks for missing keys last. One that was taken out because of a fault of its own is not missing.
-            if !removed.iter().any(|removed| removed == key) {
-                faults.push(fault(&error));
-            }
-            return None;
+        // A key that was taken out because of a fault of its own is not missing.
+        if !removed
+            .iter()
+            .any(|key| missing(error.message()) == Some(key))
+        {
+            faults.push(fault(&error));
         }
-        faults.push(fault(&error));
         match error
             .span()
+            .filter(|span| !span.is_empty())
             .and_then(|span| remove_innermost(&mut value, &span))
         {
             Some(key) => removed.push(key),
