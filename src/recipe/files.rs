@@ -10,6 +10,7 @@ use toml::Spanned;
 use super::Recipe;
 use super::types::{FileOrTable, Step};
 use crate::error::{Context, Fault, Result};
+use crate::text::hex;
 
 /// A script or cloud-init file larger than this is a mistake.
 const LARGEST_TEXT: u64 = 16 << 20;
@@ -93,16 +94,6 @@ impl std::io::Write for Writer<'_> {
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
     }
-}
-
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 /// Reads what the recipe names; what cannot be read becomes a fault.

@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Context, Error, Fault, Faults, Kind, Result, Source};
-pub use files::{Entry, EntryKind, Script, Tree, hex};
+pub use files::{Entry, EntryKind, Script, Tree};
 pub use template::Overrides;
 pub use types::*;
 pub use value::{Size, Timeout};

@@ -1,0 +1,123 @@
+//! What is done with disk images: overlays, and the flat image that ships. Formats are always said, never guessed:
+//! a guest can write a header into its disk that makes a guess dangerous.
+
+use std::path::Path;
+
+use super::argv;
+use crate::backend::Backing;
+use crate::error::{Context, Error, Result};
+use crate::proc::Program;
+use crate::run::events::Unit;
+use crate::run::{Resource, Run};
+use crate::source::Format;
+
+/// How an image is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Target {
+    pub format: Format,
+    /// Compress with zstd; qcow2 only.
+    pub zstd: bool,
+}
+
+/// Makes a disk that starts with the content of `backing` and leaves it alone.
+pub async fn overlay(backing: &Backing, path: &Path) -> Result<()> {
+    let args = argv::create_overlay(backing, path);
+    Program::new("qemu-img").args(args).stdout().await?;
+    Ok(())
+}
+
+/// Writes the whole content of the qcow2 `from`, with everything beneath it, to `to`, and makes it durable.
+pub async fn flatten(from: &Path, to: &Resource, target: Target, run: &Run) -> Result<()> {
+    let Resource::File { path } = to else {
+        return Err(Error::new(format!("converting an image to {to}")));
+    };
+    let mut program = Program::new("qemu-img")
+        .args(["convert", "-p", "-W", "-f", "qcow2", "-O"])
+        .arg(target.format.name());
+    if target.zstd {
+        program = program.args(["-c", "-o", "compression_type=zstd"]);
+    }
+    let mut progress = Progress::default();
+    program
+        .arg(from)
+        .arg(path)
+        .stream(|chunk| {
+            if let Some(done) = progress.take(chunk) {
+                let whole = Some(10_000);
+                run.events
+                    .progress("convert", done, whole, Unit::BasisPoints);
+            }
+        })
+        .await?;
+    let file = std::fs::File::open(path).doing(|| format!("opening {}", path.display()))?;
+    tokio::task::spawn_blocking(move || file.sync_all())
+        .await
+        .map_err(|error| Error::new("writing the image to disk").caused_by(&error))?
+        .doing(|| format!("writing {} to disk", path.display()))
+}
+
+/// Whether this machine's QEMU compresses with zstd: `qemu-img` says so when asked about its options.
+pub async fn has_zstd() -> Result<bool> {
+    let help = Program::new("qemu-img")
+        .args(["create", "-f", "qcow2", "-o", "help"])
+        .stdout()
+        .await?;
+    Ok(help.contains("zstd"))
+}
+
+/// Reads `    (12.34/100%)\r` as it comes, in pieces.
+#[derive(Default)]
+struct Progress {
+    pending: String,
+}
+
+impl Progress {
+    /// The newest progress in hundredths of a percent.
+    fn take(&mut self, chunk: &[u8]) -> Option<u64> {
+        self.pending.push_str(&String::from_utf8_lossy(chunk));
+        let mut newest = None;
+        while let Some(end) = self.pending.find('\r') {
+            let line: String = self.pending.drain(..=end).collect();
+            newest = percent(&line).or(newest);
+        }
+        newest
+    }
+}
+
+fn percent(line: &str) -> Option<u64> {
+    let number = line.trim().strip_prefix('(')?.strip_suffix("/100%)")?;
+    let percent: f64 = number.parse().ok()?;
+    Some((percent.clamp(0.0, 100.0) * 100.0) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_read_in_pieces() {
+        let mut progress = Progress::default();
+        assert_eq!(progress.take(b"    (0.00/10"), None);
+        assert_eq!(progress.take(b"0%)\r    (12.50/100%)\r    (13"), Some(1250));
+        assert_eq!(progress.take(b".00/100%)\r"), Some(1300));
+    }
+
+    #[tokio::test]
+    async fn an_overlay_starts_with_the_content_of_its_backing() {
+        let folder = tempfile::tempdir().unwrap();
+        let base = folder.path().join("base, with comma");
+        std::fs::write(&base, vec![7; 1 << 20]).unwrap();
+        let backing = Backing {
+            path: base,
+            format: Format::Raw,
+            size: 2 << 20,
+        };
+        let disk = folder.path().join("disk");
+        overlay(&backing, &disk).await.unwrap();
+        let flat = folder.path().join("flat");
+        let line = Program::new("qemu-img").args(["convert", "-f", "qcow2", "-O", "raw"]);
+        line.arg(&disk).arg(&flat).stdout().await.unwrap();
+        let bytes = std::fs::read(flat).unwrap();
+        assert_eq!((bytes.len(), bytes[0], bytes[1 << 20]), (2 << 20, 7, 0));
+    }
+}

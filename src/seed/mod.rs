@@ -1,0 +1,99 @@
+//! cloud-init's NoCloud data: what a machine is told at its first boot, and the volume that carries it.
+
+mod userdata;
+mod volume;
+
+use ssh_key::rand_core::OsRng;
+use ssh_key::{Algorithm, LineEnding, PrivateKey};
+
+use crate::error::{Context, Result};
+pub use userdata::UserData;
+
+/// The UID of the build's user: in the small range that neither distributions nor systemd hand out (systemd's
+/// UIDS-GIDS.md leaves 60578–61183 unused), so that the first real user of the image still gets 1000.
+pub const BUILDER_UID: u32 = 60999;
+
+/// The keys and names of one boot of one machine; made anew each time, and never written but into the seed.
+pub struct Identity {
+    /// cloud-init takes a new one for a first boot.
+    pub instance_id: String,
+    pub hostname: String,
+    /// Logs the build in.
+    pub client_key: PrivateKey,
+    /// Proves the guest to the build.
+    pub host_key: PrivateKey,
+}
+
+impl Identity {
+    /// New keys; `label` names the build in the keys' comments and the instance id.
+    pub fn generate(label: &str, hostname: &str) -> Result<Self> {
+        Ok(Identity {
+            instance_id: label.to_owned(),
+            hostname: hostname.to_owned(),
+            client_key: key(label)?,
+            host_key: key(label)?,
+        })
+    }
+}
+
+fn key(comment: &str) -> Result<PrivateKey> {
+    let mut key =
+        PrivateKey::random(&mut OsRng, Algorithm::Ed25519).doing(|| "making an SSH key")?;
+    key.set_comment(comment);
+    Ok(key)
+}
+
+/// What the user adds to the seed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extra {
+    pub user_data: Option<UserData>,
+    pub network_config: Option<String>,
+    pub vendor_data: Option<String>,
+}
+
+/// The seed volume as the bytes of a disk.
+pub fn build(identity: &Identity, user: &str, extra: &Extra) -> Result<Vec<u8>> {
+    let private = |key: &PrivateKey| {
+        let text = key.to_openssh(LineEnding::LF);
+        text.doing(|| "writing an SSH key")
+    };
+    let public = |key: &PrivateKey| {
+        let text = key.public_key().to_openssh();
+        text.doing(|| "writing an SSH key")
+    };
+    let ours = serde_json::json!({
+        "users": [{
+            "name": user,
+            "uid": BUILDER_UID,
+            "gecos": "imgbuild",
+            "shell": "/bin/sh",
+            "lock_passwd": true,
+            "sudo": "ALL=(ALL) NOPASSWD:ALL",
+            "ssh_authorized_keys": [public(&identity.client_key)?],
+        }],
+        "ssh_keys": {
+            "ed25519_private": private(&identity.host_key)?.as_str(),
+            "ed25519_public": public(&identity.host_key)?,
+        },
+    });
+    let meta = serde_json::json!({
+        "instance-id": identity.instance_id,
+        "local-hostname": identity.hostname,
+    });
+    let user_data = userdata::merge(&ours, extra.user_data.as_ref());
+    let meta = meta.to_string();
+    let mut files = vec![("user-data", user_data.as_str()), ("meta-data", &meta)];
+    files.extend(
+        extra
+            .network_config
+            .as_deref()
+            .map(|text| ("network-config", text)),
+    );
+    files.extend(
+        extra
+            .vendor_data
+            .as_deref()
+            .map(|text| ("vendor-data", text)),
+    );
+    volume::fat(&files)
+}
