@@ -53,6 +53,7 @@ struct Inner {
     detail: Option<Detail>,
     hint: Option<String>,
     faults: Option<Faults>,
+    told: bool,
 }
 
 /// Faults in one source text, each pointing at its place.
@@ -123,6 +124,7 @@ impl Error {
             detail: None,
             hint: None,
             faults: None,
+            told: false,
         }))
     }
 
@@ -176,6 +178,17 @@ impl Error {
             });
         }
         self
+    }
+
+    /// Marks it as shown to the user already: what remains is its exit code.
+    pub fn told(mut self) -> Self {
+        self.0.told = true;
+        self
+    }
+
+    /// Whether the user has seen it.
+    pub fn is_told(&self) -> bool {
+        self.0.told
     }
 
     /// The kind of this failure.

@@ -1,9 +1,14 @@
 //! imgbuild turns an upstream cloud image into a sealed, tested VM template, from one recipe.
 
 pub mod backend;
+pub mod cli;
 pub mod error;
+pub mod pipeline;
+pub mod plan;
 pub mod proc;
+pub mod provision;
 pub mod recipe;
+pub mod record;
 pub mod run;
 pub mod seal;
 pub mod seed;
@@ -11,3 +16,4 @@ pub mod source;
 pub mod ssh;
 pub mod store;
 pub mod text;
+pub mod ui;

@@ -183,7 +183,7 @@ fn user(user: &Spanned<String>, faults: &mut Vec<Fault>) {
 
 fn seal(seal: &Seal, faults: &mut Vec<Fault>) {
     for name in &seal.keep {
-        if crate::seal::Item::named(name.get_ref()).is_none() {
+        if crate::seal::Item::parse(name.get_ref()).is_none() {
             let known = crate::seal::Item::ALL.iter().map(|item| item.name());
             let hint = suggest(name.get_ref(), known);
             let message = format!("sealing knows no `{}`", name.get_ref());

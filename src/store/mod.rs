@@ -3,6 +3,7 @@
 
 pub mod dirs;
 pub mod lock;
+pub mod space;
 
 pub use dirs::Dirs;
 pub use lock::Lock;

@@ -1,0 +1,190 @@
+//! `imgbuild doctor`.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use crate::backend::qemu::{accel, firmware, image};
+use crate::error::{Error, Result};
+use crate::proc::Program;
+use crate::store::{Dirs, space};
+use crate::ui::{Screen, bytes};
+
+/// What was found about one thing.
+struct Finding {
+    what: &'static str,
+    state: State,
+    told: String,
+}
+
+#[derive(PartialEq)]
+enum State {
+    Good,
+    /// Works, but worse than it could.
+    Fair,
+    Missing,
+}
+
+/// Checks this machine; something missing is an error.
+pub async fn run(screen: Screen) -> Result<()> {
+    let dirs = Dirs::from_env()?;
+    let findings = [
+        program("qemu-system-x86_64", "qemu-system-x86").await,
+        program("qemu-img", "qemu-utils").await,
+        same_version().await,
+        zstd().await,
+        kvm(),
+        uefi(),
+        room(&dirs),
+    ];
+    let mut text = String::new();
+    for finding in &findings {
+        let sign = match finding.state {
+            State::Good => "ok     ",
+            State::Fair => "note   ",
+            State::Missing => "MISSING",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{sign}  {:<20} {}", finding.what, finding.told);
+    }
+    let list = findings.iter().map(|finding| {
+        let state = match finding.state {
+            State::Good => "ok",
+            State::Fair => "note",
+            State::Missing => "missing",
+        };
+        json!({"what": finding.what, "state": state, "told": finding.told})
+    });
+    screen.result(
+        &text,
+        &json!({"event": "result", "findings": list.collect::<Vec<_>>()}),
+    );
+    match findings
+        .iter()
+        .any(|finding| finding.state == State::Missing)
+    {
+        false => Ok(()),
+        true => Err(Error::new("checking this machine").cause("something is missing, see above")),
+    }
+}
+
+async fn version(name: &str) -> Result<String> {
+    let said = Program::new(name).arg("--version").stdout().await?;
+    let first = said.lines().next().unwrap_or_default();
+    let (_, version) = first.split_once("version ").unwrap_or(("", first));
+    Ok(version.to_owned())
+}
+
+async fn program(what: &'static str, package: &str) -> Finding {
+    match version(what).await {
+        Ok(version) => Finding {
+            what,
+            state: State::Good,
+            told: version,
+        },
+        Err(error) => Finding {
+            what,
+            state: State::Missing,
+            told: format!("{error}; on Debian and Ubuntu: apt-get install {package}"),
+        },
+    }
+}
+
+/// A guest's disk that a newer qemu-img made may have features that an older QEMU does not know.
+async fn same_version() -> Finding {
+    let what = "QEMU versions";
+    let (system, tools) = (
+        version("qemu-system-x86_64").await,
+        version("qemu-img").await,
+    );
+    match (system, tools) {
+        (Ok(system), Ok(tools)) if system == tools => Finding {
+            what,
+            state: State::Good,
+            told: "qemu-system and qemu-img are of one version".into(),
+        },
+        (Ok(system), Ok(tools)) => Finding {
+            what,
+            state: State::Fair,
+            told: format!(
+                "qemu-system is {system}, qemu-img is {tools}; install both from one place"
+            ),
+        },
+        _ => Finding {
+            what,
+            state: State::Missing,
+            told: "cannot be compared".into(),
+        },
+    }
+}
+
+async fn zstd() -> Finding {
+    let what = "zstd compression";
+    match image::has_zstd().await {
+        Ok(true) => Finding {
+            what,
+            state: State::Good,
+            told: "qemu-img compresses with zstd".into(),
+        },
+        _ => Finding {
+            what,
+            state: State::Fair,
+            told: "qemu-img has no zstd: images are written uncompressed".into(),
+        },
+    }
+}
+
+fn kvm() -> Finding {
+    let (state, told) = match accel::Host::probe().kvm() {
+        Ok(()) => (State::Good, "hardware virtualisation works".into()),
+        Err(why) => (
+            State::Fair,
+            format!("{why}; machines run under emulation, about ten times slower"),
+        ),
+    };
+    Finding {
+        what: "KVM",
+        state,
+        told,
+    }
+}
+
+fn uefi() -> Finding {
+    let (state, told) = match firmware::find() {
+        Ok(ovmf) => (State::Good, ovmf.code.display().to_string()),
+        Err(error) => {
+            let hint = error.get_hint().unwrap_or_default();
+            (
+                State::Fair,
+                format!("{error}; needed for `firmware = \"uefi\"` only; {hint}"),
+            )
+        }
+    };
+    Finding {
+        what: "UEFI firmware",
+        state,
+        told,
+    }
+}
+
+fn room(dirs: &Dirs) -> Finding {
+    let what = "free disk space";
+    let existing = dirs.cache.ancestors().find(|path| path.exists());
+    let free = existing.map(space::free);
+    match free {
+        Some(Ok(free)) => Finding {
+            what,
+            state: if free < 4 << 30 {
+                State::Fair
+            } else {
+                State::Good
+            },
+            told: format!("{} for {}", bytes(free), dirs.cache.display()),
+        },
+        _ => Finding {
+            what,
+            state: State::Fair,
+            told: format!("unknown for {}", dirs.cache.display()),
+        },
+    }
+}

@@ -1,0 +1,51 @@
+//! `imgbuild gc`.
+
+use clap::Args;
+use serde_json::json;
+
+use crate::error::{Error, Result};
+use crate::run::gc::{Reaped, reap};
+use crate::store::Dirs;
+use crate::ui::Screen;
+
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Also remove machines that were left on purpose (--on-error keep)
+    #[arg(long)]
+    kept: bool,
+}
+
+/// Removes what dead builds left.
+pub async fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
+    let reaped = reap(&Dirs::from_env()?, arguments.kept).await?;
+    if reaped.is_empty() {
+        let nothing = json!({"event": "result", "removed": [], "remaining": []});
+        screen.result("nothing was left behind\n", &nothing);
+    }
+    tell(&reaped, screen)
+}
+
+/// Reports what was found; what could not be removed is an error.
+pub fn tell(reaped: &[Reaped], screen: Screen) -> Result<()> {
+    let mut remaining = vec![];
+    for build in reaped {
+        for resource in &build.removed {
+            screen.note(&format!("removed {resource}, left by build {}", build.id));
+        }
+        if !build.kept.is_empty() {
+            screen.note(&format!(
+                "build {} was kept on purpose; `imgbuild gc --kept` removes it",
+                build.id
+            ));
+        }
+        for (resource, error) in &build.remaining {
+            screen.note(&format!("{resource}, left by build {}: {error}", build.id));
+            remaining.push(resource.to_string());
+        }
+    }
+    match remaining.is_empty() {
+        true => Ok(()),
+        false => Err(Error::new("removing what dead builds left")
+            .cause(format!("these remain: {}", remaining.join(", ")))),
+    }
+}

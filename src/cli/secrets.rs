@@ -1,0 +1,46 @@
+//! Fetching the values of a recipe's secrets, just before a build.
+
+use std::collections::BTreeSet;
+
+use secrecy::SecretString;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::plan::{Plan, SecretSource};
+use crate::proc::Program;
+use crate::provision::Secrets;
+use crate::run::Events;
+
+/// Fetches the secrets that steps use, and masks them in everything that is shown or logged from now on.
+pub async fn fetch(plan: &Plan, events: &Events) -> Result<Secrets> {
+    let steps = plan.steps.iter().chain(&plan.tests);
+    let used: BTreeSet<&String> = steps.flat_map(|step| &step.secrets).collect();
+    let mut secrets = Secrets::new();
+    for (name, source) in plan.secrets.iter().filter(|(name, _)| used.contains(name)) {
+        let value = value(name, source).await?;
+        let value = value.strip_suffix('\n').unwrap_or(&value);
+        events.mask(value);
+        secrets.insert(name.clone(), SecretString::from(value));
+    }
+    Ok(secrets)
+}
+
+async fn value(name: &str, source: &SecretSource) -> Result<String> {
+    let doing = || format!("fetching the secret {name}");
+    match source {
+        SecretSource::Env(variable) => std::env::var(variable).map_err(|_| {
+            Error::new(doing())
+                .kind(Kind::Usage)
+                .cause(format!("the environment has no {variable}"))
+        }),
+        SecretSource::File(path) => std::fs::read_to_string(path)
+            .doing(|| format!("{} from {}", doing(), path.display()))
+            .map_err(|error| error.kind(Kind::Usage)),
+        SecretSource::Command { line, folder } => Program::new("sh")
+            .args(["-c", "cd \"$0\" && eval \"$1\""])
+            .arg(folder)
+            .arg(line)
+            .stdout()
+            .await
+            .map_err(|error| Error::new(doing()).cause(error)),
+    }
+}

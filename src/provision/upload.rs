@@ -1,0 +1,188 @@
+//! `upload`: files and trees, streamed as one compressed archive while it is being made.
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tokio::sync::mpsc;
+
+use super::shell::as_root;
+use super::{Attempt, Guest, LastLines};
+use crate::error::{Error, Result};
+use crate::plan::Step;
+use crate::recipe::{Entry, EntryKind, Tree};
+use crate::ssh::{Ended, Exec, Session, Stdin};
+use crate::text::Lines;
+
+/// Unpacks into a folder. An owner that the guest does not know is an error here: tar would take root instead.
+const UNPACK: &str = r#"
+set -eu
+[ -z "$2" ] || id -u "$2" >/dev/null
+mkdir -p "$1"
+exec tar -xzpf - -C "$1"
+"#;
+
+/// How many pieces wait between the archive's maker and the connection: enough to keep both busy.
+const PIECES: usize = 8;
+const PIECE: usize = 256 * 1024;
+
+/// Uploads `tree` to `to`.
+pub(super) async fn upload<S: Session>(
+    guest: &mut Guest<'_, S>,
+    step: &Step,
+    tree: &Tree,
+    to: &str,
+    owner: Option<&str>,
+) -> Result<Attempt> {
+    let (folder, name) = destination(tree, to);
+    let user = owner.map_or("", |owner| owner.split(':').next().unwrap_or(owner));
+    let command = as_root(UNPACK, &[&folder, user]);
+    let (sender, receiver) = mpsc::channel(PIECES);
+    let (tree, owner) = (tree.clone(), owner.map(str::to_owned));
+    let packing = tokio::task::spawn_blocking(move || {
+        pack(&tree, name.as_deref(), owner.as_deref(), Pipe { sender })
+    });
+
+    let mut lines = Lines::default();
+    let mut last = LastLines::default();
+    let mut report = |line: &str| {
+        guest.run.events.output(&step.name, line);
+        last.push(line);
+    };
+    let mut output = |bytes: &[u8]| {
+        lines.feed(bytes, &mut report);
+        ControlFlow::Continue(())
+    };
+    let exec = Exec {
+        command: &command,
+        stdin: Stdin::Pieces(receiver),
+        output: &mut output,
+    };
+    let ended = tokio::time::timeout(step.timeout, guest.session.exec(exec)).await;
+    lines.flush(&mut report);
+    let packed = packing
+        .await
+        .map_err(|error| Error::new("packing an upload").caused_by(&error))?;
+    let Ok(ended) = ended else {
+        guest.session.reconnect(guest.plan.boot_timeout).await?;
+        return Ok(Attempt::TimedOut(last.into_vec()));
+    };
+    let ended = ended?;
+    // When the guest's tar gave up, packing fails too, and what tar said is the reason.
+    if ended == Ended::Exit(0)
+        && let Err(error) = packed
+    {
+        return Err(
+            Error::new(format!("step `{}`: reading what is uploaded", step.name))
+                .cause(error)
+                .faults(guest.plan.fault(&step.span, "this step failed")),
+        );
+    }
+    Ok(Attempt::Ended(ended, last.into_vec()))
+}
+
+/// The folder to unpack into, and the name that a single file gets.
+fn destination(tree: &Tree, to: &str) -> (String, Option<String>) {
+    let is_folder = tree
+        .entries
+        .first()
+        .is_some_and(|root| root.kind == EntryKind::Folder);
+    if is_folder {
+        return (to.to_owned(), None);
+    }
+    let own_name = || {
+        tree.root
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    match to.rsplit_once('/') {
+        Some((folder, "")) => (format!("{folder}/"), Some(own_name())),
+        Some((folder, name)) => (format!("{folder}/"), Some(name.to_owned())),
+        None => ("/".into(), Some(to.to_owned())),
+    }
+}
+
+fn pack(tree: &Tree, name: Option<&str>, owner: Option<&str>, pipe: Pipe) -> io::Result<()> {
+    let compressed = GzEncoder::new(
+        io::BufWriter::with_capacity(PIECE, pipe),
+        Compression::fast(),
+    );
+    let mut archive = tar::Builder::new(compressed);
+    for entry in &tree.entries {
+        // The folder itself is the guest's: uploading into /etc must not change its mode.
+        if entry.path.as_os_str().is_empty() && entry.kind == EntryKind::Folder {
+            continue;
+        }
+        append(&mut archive, tree, entry, name, owner)?;
+    }
+    archive.into_inner()?.finish()?.flush()
+}
+
+fn append(
+    archive: &mut tar::Builder<impl Write>,
+    tree: &Tree,
+    entry: &Entry,
+    name: Option<&str>,
+    owner: Option<&str>,
+) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(entry.mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    let (user, group) = match owner {
+        Some(owner) => owner.split_once(':').unwrap_or((owner, owner)),
+        None => ("root", "root"),
+    };
+    header.set_username(user)?;
+    header.set_groupname(group)?;
+    let path = name.map_or(entry.path.as_path(), Path::new);
+    match &entry.kind {
+        EntryKind::Folder => {
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_size(0);
+            archive.append_data(&mut header, path, io::empty())
+        }
+        EntryKind::Symlink { target } => {
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            archive.append_link(&mut header, path, target)
+        }
+        EntryKind::File { .. } => {
+            let source = match entry.path.as_os_str().is_empty() {
+                true => tree.root.clone(),
+                false => tree.root.join(&entry.path),
+            };
+            let file = std::fs::File::open(&source)?;
+            let modified = file.metadata()?.modified()?;
+            let since = modified.duration_since(std::time::UNIX_EPOCH);
+            header.set_mtime(since.unwrap_or_default().as_secs());
+            let size = file.metadata()?.len();
+            header.set_size(size);
+            // A file that grows meanwhile must not spill over into the next entry.
+            archive.append_data(&mut header, path, io::Read::take(file, size))
+        }
+    }
+}
+
+/// Hands pieces over to the connection; blocks when it is slower.
+struct Pipe {
+    sender: mpsc::Sender<Vec<u8>>,
+}
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.sender
+            .blocking_send(bytes.to_vec())
+            .map_err(|_| io::ErrorKind::BrokenPipe)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

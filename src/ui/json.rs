@@ -1,0 +1,52 @@
+//! Events as JSON lines on stdout.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::run::events::{Event, Observer, Unit, What};
+
+/// Shows events as JSON.
+pub struct Json;
+
+impl Observer for Json {
+    fn observe(&self, event: &Event) {
+        let mut line = describe(&event.what);
+        line["time"] = jiff::Timestamp::now().to_string().into();
+        line["build"] = event.build.as_ref().into();
+        print(&line);
+    }
+}
+
+/// Writes one line. A reader that has gone away ends the output, not the build.
+pub fn print(line: &Value) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+fn describe(what: &What) -> Value {
+    match what {
+        What::Started { phase } => json!({"event": "phase-started", "phase": phase}),
+        What::Progress {
+            phase,
+            done,
+            total,
+            unit,
+        } => match unit {
+            Unit::Bytes => {
+                json!({"event": "progress", "phase": phase, "bytes": done, "total": total})
+            }
+            Unit::BasisPoints => {
+                json!({"event": "progress", "phase": phase, "percent": *done as f64 / 100.0})
+            }
+        },
+        What::Output { phase, line } => json!({"event": "output", "phase": phase, "line": line}),
+        What::Done { phase, elapsed } => {
+            json!({"event": "phase-done", "phase": phase, "seconds": elapsed.as_secs_f64()})
+        }
+        What::Failed { phase, elapsed } => {
+            json!({"event": "phase-failed", "phase": phase, "seconds": elapsed.as_secs_f64()})
+        }
+        What::Note(text) => json!({"event": "note", "text": text}),
+        What::Warning(text) => json!({"event": "warning", "text": text}),
+    }
+}

@@ -1,0 +1,39 @@
+//! What the user sees. Human text goes to stderr; results, and everything in JSON, to stdout.
+
+mod bars;
+mod json;
+mod plain;
+mod report;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+
+use crate::run::events::Observer;
+pub use report::{Screen, bytes};
+
+/// For whom output is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Progress bars on a terminal, timestamped lines elsewhere.
+    #[default]
+    Human,
+    /// One JSON object a line, on stdout.
+    Json,
+}
+
+/// How events are shown here and now.
+pub fn observer(format: Format, verbose: bool) -> Arc<dyn Observer> {
+    // A CI runner may offer a terminal, but nobody watches it. Log lines of -v would tear bars apart.
+    let watched = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none();
+    match format {
+        Format::Json => Arc::new(json::Json),
+        Format::Human if watched && !verbose => Arc::new(bars::Bars::default()),
+        Format::Human => Arc::new(plain::Plain::default()),
+    }
+}
+
+/// Whether colours are wanted on stderr (no-color.org).
+pub fn colours() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    !no_color && std::io::stderr().is_terminal()
+}

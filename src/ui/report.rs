@@ -1,0 +1,216 @@
+//! Results and errors.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::time::Duration;
+
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource};
+use serde_json::{Value, json};
+
+use super::{Format, colours, json};
+use crate::error::{Error, Fault, Faults};
+use crate::pipeline::Artifact;
+use crate::run::Timing;
+
+/// Where results and errors are shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Screen {
+    pub format: Format,
+}
+
+impl Screen {
+    /// Shows why something failed.
+    pub fn error(self, error: &Error) {
+        match self.format {
+            Format::Json => json::print(&error_json(error)),
+            Format::Human => tell(&error_text(error)),
+        }
+    }
+
+    /// Shows something worth knowing that no build says.
+    pub fn note(self, text: &str) {
+        match self.format {
+            Format::Json => json::print(&json!({"event": "note", "text": text})),
+            Format::Human => tell(&format!("{text}\n")),
+        }
+    }
+
+    /// Shows a finished image and where its time went.
+    pub fn artifact(self, name: &str, artifact: &Artifact, timings: &[Timing]) {
+        match self.format {
+            Format::Json => json::print(&json!({
+                "event": "result", "build": name, "artifact": artifact, "timings": timings,
+            })),
+            Format::Human => {
+                tell(&format!("\n{}", table(name, timings)));
+                tell(&format!(
+                    "{name}: {} ({})\nsha256 {}\nrecord {}\n",
+                    artifact.path.display(),
+                    bytes(artifact.size),
+                    artifact.sha256,
+                    artifact.record.display()
+                ));
+            }
+        }
+    }
+
+    /// A result on stdout: `text` for people, `value` for programs.
+    pub fn result(self, text: &str, value: &Value) {
+        match self.format {
+            Format::Json => json::print(value),
+            // A reader that has gone away has seen enough.
+            Format::Human => drop(std::io::stdout().write_all(text.as_bytes())),
+        }
+    }
+}
+
+fn tell(text: &str) {
+    // Nobody reads a stderr that cannot be written to.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// A number of bytes for people.
+pub fn bytes(number: u64) -> String {
+    indicatif::BinaryBytes(number).to_string()
+}
+
+/// A duration for people: tenths below a minute.
+pub fn duration(elapsed: Duration) -> String {
+    let seconds = elapsed.as_secs_f64();
+    match seconds < 60.0 {
+        true => format!("{seconds:.1} s"),
+        false => format!(
+            "{} min {:02} s",
+            elapsed.as_secs() / 60,
+            elapsed.as_secs() % 60
+        ),
+    }
+}
+
+fn table(name: &str, timings: &[Timing]) -> String {
+    let mut table = comfy_table::Table::new();
+    table.load_style(comfy_table::presets::NOTHING);
+    table.set_header([name, "time"]);
+    for timing in timings {
+        table.add_row([timing.phase.clone(), duration(timing.elapsed)]);
+    }
+    format!("{table}\n")
+}
+
+fn error_text(error: &Error) -> String {
+    let mut text = String::new();
+    let invalid = error.get_faults().filter(|_| error.get_cause().is_none());
+    if let Some(faults) = invalid {
+        text.push_str(&excerpts(faults));
+    }
+    let place = error
+        .get_faults()
+        .filter(|_| invalid.is_none())
+        .and_then(place);
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "error: {error}{}",
+        place.map_or(String::new(), |at| format!("\n   at {at}"))
+    );
+    if let Some(detail) = error.get_detail() {
+        let _ = writeln!(text, "{}:", detail.title);
+        for line in detail.text.trim_end().lines() {
+            let _ = writeln!(text, "   | {line}");
+        }
+    }
+    if let Some(hint) = error.get_hint() {
+        let _ = writeln!(text, "hint: {hint}");
+    }
+    text
+}
+
+/// `file:line:column` of the first fault.
+fn place(faults: &Faults) -> Option<String> {
+    let fault = faults.list.first()?;
+    let (line, column) = position(&faults.source.text, fault.span.start);
+    Some(format!("{}:{line}:{column}", faults.source.name))
+}
+
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+    let column = before[line_start..].chars().count();
+    (before.matches('\n').count() + 1, column + 1)
+}
+
+fn excerpts(faults: &Faults) -> String {
+    let theme = match colours() {
+        true => GraphicalTheme::unicode(),
+        false => GraphicalTheme::unicode_nocolor(),
+    };
+    let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
+    let mut text = String::new();
+    for fault in &faults.list {
+        let report = miette::Report::new(diagnostic(fault)).with_source_code(NamedSource::new(
+            &faults.source.name,
+            faults.source.text.to_string(),
+        ));
+        // Rendering into a String fails only if the source cannot be read, which is text in memory.
+        let _ = handler.render_report(&mut text, report.as_ref());
+        text.push('\n');
+    }
+    text
+}
+
+fn diagnostic(fault: &Fault) -> MietteDiagnostic {
+    let diagnostic = MietteDiagnostic::new(fault.message.clone());
+    let diagnostic = match fault.span.is_empty() {
+        true => diagnostic,
+        false => diagnostic.with_label(LabeledSpan::underline(fault.span.clone())),
+    };
+    match &fault.hint {
+        Some(hint) => diagnostic.with_help(hint),
+        None => diagnostic,
+    }
+}
+
+fn error_json(error: &Error) -> Value {
+    let faults = error.get_faults().map(|faults| {
+        let list = faults.list.iter().map(|fault| {
+            let (line, column) = position(&faults.source.text, fault.span.start);
+            json!({
+                "file": faults.source.name, "line": line, "column": column,
+                "start": fault.span.start, "end": fault.span.end,
+                "message": fault.message, "hint": fault.hint,
+            })
+        });
+        list.collect::<Vec<_>>()
+    });
+    json!({
+        "event": "error",
+        "exit-code": error.get_kind().exit_code(),
+        "doing": error.get_doing(),
+        "cause": error.get_cause(),
+        "detail": error.get_detail().map(|detail| json!({"title": detail.title, "text": detail.text})),
+        "hint": error.get_hint(),
+        "faults": faults,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_for_people_says_cause_evidence_and_hint() {
+        let error = Error::new("step `x`")
+            .cause("exit status 7")
+            .detail("last lines of its output", "one\ntwo\n")
+            .hint("look");
+        let text = error_text(&error);
+        let expected = "error: step `x`: exit status 7\nlast lines of its output:\n   | one\n   | two\nhint: look\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn positions_count_lines_and_characters_from_one() {
+        assert_eq!(position("ä\nbc", 4), (2, 2));
+        assert_eq!(position("", 0), (1, 1));
+    }
+}
