@@ -72,7 +72,7 @@ async fn phases(
             .await?;
     }
     let (sealing, evidence) = sealing(plan, &identity)?;
-    let seal = Step::own("seal", seal::script(&sealing));
+    let seal = Step::own("seal", format!("#!/bin/sh\n{}", seal::script(&sealing)));
     run.phase("seal", machine.during(guest.apply(&seal)))
         .await?;
     drop(guest);
@@ -225,7 +225,12 @@ impl<'b> Workbench<'b> {
     async fn audit(&self, sealing: &seal::Plan, evidence: &Evidence) -> Result<seal::Report> {
         let image = self.unfinished_path();
         let report = seal::audit(&image, self.target.format, sealing, evidence).await?;
-        report.verdict().map(|()| report)
+        for unread in &report.unread {
+            let (what, place) = (&unread.kind, &unread.partition);
+            let text = format!("the audit could not look into {place} ({what})");
+            self.run.events.warn(text);
+        }
+        verdict(&report).map(|()| report)
     }
 
     /// Boots a clone of the sealed image as its user would, and runs the tests in it.
@@ -278,6 +283,24 @@ impl<'b> Workbench<'b> {
             record: beside,
         })
     }
+}
+
+/// An image that holds something of its build, or that nobody could look into, is not shipped.
+fn verdict(report: &seal::Report) -> Result<()> {
+    let error = Error::new("auditing the sealed image");
+    if report.root.is_none() {
+        return Err(error
+            .cause("it has no root file system that can be read offline")
+            .hint("ext2, ext3 and ext4 can be; see the warnings above for what was found"));
+    }
+    if report.findings.is_empty() {
+        return Ok(());
+    }
+    let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+    Err(error
+        .cause("it still holds what should be gone")
+        .detail("what was found", findings.join("\n"))
+        .hint("what is meant to stay goes into `[seal] keep`"))
 }
 
 fn failed_test(test: &Step, error: Error) -> Error {

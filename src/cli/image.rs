@@ -62,7 +62,10 @@ pub async fn run(
                 removed.sha256,
                 bytes(removed.allocated)
             );
-            screen.result(&text, &json!({"event": "result", "removed": removed}));
+            screen.result(
+                &text,
+                &json!({"event": "result", "removed": value(&removed)}),
+            );
             Ok(())
         }
     }
@@ -100,8 +103,16 @@ fn list(dirs: &Dirs, screen: Screen) -> Result<()> {
     if images.is_empty() {
         text.push_str("no base image is cached\n");
     }
-    screen.result(&text, &json!({"event": "result", "images": images}));
+    let list: Vec<_> = images.iter().map(value).collect();
+    screen.result(&text, &json!({"event": "result", "images": list}));
     Ok(())
+}
+
+fn value(image: &CachedImage) -> serde_json::Value {
+    json!({
+        "sha256": image.sha256, "origin": image.origin, "format": image.format.name(),
+        "virtual-size": image.virtual_size, "allocated": image.allocated, "verified": image.verified,
+    })
 }
 
 fn line(image: &CachedImage) -> String {

@@ -151,7 +151,7 @@ impl Facts {
     /// Reads every file that the recipe uploads.
     pub fn gather(recipe: &Recipe) -> crate::error::Result<Self> {
         use crate::error::Context;
-        let digests = recipe.trees.iter().map(|(path, tree)| {
+        let digests = recipe.files.trees.iter().map(|(path, tree)| {
             let digest = tree.digest()?;
             Ok((path.clone(), digest))
         });
@@ -260,7 +260,7 @@ fn machine(recipe: &Recipe) -> Spec {
 fn seed(recipe: &Recipe) -> Extra {
     use recipe::FileOrTable;
     let data = &recipe.cloud_init;
-    let file = |path: &String| recipe.texts.get(path).cloned().unwrap_or_default();
+    let file = |path: &String| recipe.files.texts.get(path).cloned().unwrap_or_default();
     let text = |value: &Option<Spanned<FileOrTable>>, header: &str| {
         value.as_ref().map(|value| match value.get_ref() {
             FileOrTable::File(path) => file(path),
@@ -378,14 +378,14 @@ fn action(recipe: &Recipe, step: &recipe::Step) -> Action {
     if let Some(script) = step
         .script
         .as_ref()
-        .and_then(|s| recipe.scripts.get(s.get_ref()))
+        .and_then(|s| recipe.files.scripts.get(s.get_ref()))
     {
         return Action::Run {
-            script: script.content.clone(),
+            script: script.clone(),
         };
     }
     let upload = step.upload.as_ref().map(Spanned::get_ref);
-    let tree = upload.and_then(|upload| recipe.trees.get(upload.from.get_ref()));
+    let tree = upload.and_then(|upload| recipe.files.trees.get(upload.from.get_ref()));
     match upload.zip(tree) {
         Some((upload, tree)) => Action::Upload {
             tree: tree.clone(),

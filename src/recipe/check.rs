@@ -5,33 +5,21 @@ use std::collections::BTreeMap;
 use toml::Spanned;
 
 use super::decode::suggest;
+use super::line;
 use super::types::*;
-use super::{Recipe, line};
-use crate::error::Fault;
+use crate::error::{Fault, Source};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// Appends a fault for every rule that the recipe breaks.
-pub fn check(recipe: &Recipe, faults: &mut Vec<Fault>) {
-    image(&recipe.image, faults);
-    base(&recipe.base, faults);
-    machine(&recipe.machine, faults);
-    user(&recipe.ssh.user, faults);
-    seal(&recipe.seal, faults);
-    output(&recipe.output, faults);
-    for (name, from) in &recipe.secrets {
-        secret(name, from, faults);
-    }
-    for steps in [&recipe.steps, &recipe.tests] {
-        names(recipe, steps, faults);
-        for spanned in steps {
-            step(recipe, spanned, faults);
-        }
+/// Applies `check` to a table that could be decoded.
+pub fn each<T>(table: &Option<T>, check: fn(&T, &mut Vec<Fault>), faults: &mut Vec<Fault>) {
+    if let Some(table) = table {
+        check(table, faults);
     }
 }
 
-fn image(image: &Image, faults: &mut Vec<Fault>) {
+pub fn image(image: &Image, faults: &mut Vec<Fault>) {
     let name = image.name.get_ref();
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     let good = (1..=63).contains(&name.len())
@@ -48,7 +36,7 @@ fn image(image: &Image, faults: &mut Vec<Fault>) {
     }
 }
 
-fn base(base: &Base, faults: &mut Vec<Fault>) {
+pub fn base(base: &Base, faults: &mut Vec<Fault>) {
     let kinds = [&base.ubuntu, &base.debian, &base.url, &base.file];
     let given: Vec<&Spanned<String>> = kinds.into_iter().flatten().collect();
     match given.as_slice() {
@@ -139,7 +127,7 @@ fn web_address(url: &Spanned<String>, faults: &mut Vec<Fault>) {
     }
 }
 
-fn machine(machine: &Machine, faults: &mut Vec<Fault>) {
+pub fn machine(machine: &Machine, faults: &mut Vec<Fault>) {
     let cpus = machine.cpus.get_ref().0;
     if !(1..=255).contains(&cpus) {
         let message = format!("{cpus} CPUs are out of range");
@@ -163,7 +151,8 @@ fn size(what: &str, size: &Spanned<Size>, least: u64, most: u64, faults: &mut Ve
     }
 }
 
-fn user(user: &Spanned<String>, faults: &mut Vec<Fault>) {
+pub fn ssh(ssh: &Ssh, faults: &mut Vec<Fault>) {
+    let user = &ssh.user;
     let name = user.get_ref();
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
     let first = |c: char| c.is_ascii_lowercase() || c == '_';
@@ -181,7 +170,7 @@ fn user(user: &Spanned<String>, faults: &mut Vec<Fault>) {
     }
 }
 
-fn seal(seal: &Seal, faults: &mut Vec<Fault>) {
+pub fn seal(seal: &Seal, faults: &mut Vec<Fault>) {
     for name in &seal.keep {
         if crate::seal::Item::parse(name.get_ref()).is_none() {
             let known = crate::seal::Item::ALL.iter().map(|item| item.name());
@@ -192,7 +181,7 @@ fn seal(seal: &Seal, faults: &mut Vec<Fault>) {
     }
 }
 
-fn output(output: &Output, faults: &mut Vec<Fault>) {
+pub fn output(output: &Output, faults: &mut Vec<Fault>) {
     if let (OutputFormat::Raw, Some(compression)) = (output.format, &output.compression)
         && *compression.get_ref() != Compression::None
     {
@@ -205,6 +194,14 @@ fn output(output: &Output, faults: &mut Vec<Fault>) {
         && (path.get_ref().is_empty() || path.get_ref().ends_with('/'))
     {
         faults.push(Fault::new(path.span(), "the output's path names no file"));
+    }
+}
+
+type Secrets = BTreeMap<String, Spanned<Secret>>;
+
+pub fn secrets(secrets: &Secrets, faults: &mut Vec<Fault>) {
+    for (name, from) in secrets {
+        secret(name, from, faults);
     }
 }
 
@@ -232,8 +229,24 @@ fn is_variable(name: &str) -> bool {
     name.starts_with(first) && name.chars().all(letters)
 }
 
+/// Checks a list of steps or tests; `secrets` is none when they could not be decoded.
+pub fn steps(
+    source: &Source,
+    secrets: Option<&Secrets>,
+    steps: &[Spanned<Step>],
+    faults: &mut Vec<Fault>,
+) {
+    names(source, steps, faults);
+    for spanned in steps {
+        step(spanned, faults);
+        if let Some(secrets) = secrets {
+            known_secrets(secrets, spanned.get_ref(), faults);
+        }
+    }
+}
+
 /// Names tell steps apart in reports, so each must be there once.
-fn names(recipe: &Recipe, steps: &[Spanned<Step>], faults: &mut Vec<Fault>) {
+fn names(source: &Source, steps: &[Spanned<Step>], faults: &mut Vec<Fault>) {
     let mut seen = BTreeMap::new();
     for name in steps.iter().filter_map(|step| step.get_ref().name.as_ref()) {
         if name.get_ref().trim().is_empty() || name.get_ref().contains(char::is_control) {
@@ -243,7 +256,7 @@ fn names(recipe: &Recipe, steps: &[Spanned<Step>], faults: &mut Vec<Fault>) {
             ));
         }
         if let Some(first) = seen.insert(name.get_ref(), name.span()) {
-            let at = line(&recipe.source.text, &first);
+            let at = line(&source.text, &first);
             faults.push(Fault::new(
                 name.span(),
                 format!("the name `{}` is taken by line {at}", name.get_ref()),
@@ -252,7 +265,7 @@ fn names(recipe: &Recipe, steps: &[Spanned<Step>], faults: &mut Vec<Fault>) {
     }
 }
 
-fn step(recipe: &Recipe, spanned: &Spanned<Step>, faults: &mut Vec<Fault>) {
+fn step(spanned: &Spanned<Step>, faults: &mut Vec<Fault>) {
     let step = spanned.get_ref();
     let actions = step.actions();
     if actions.len() != 1 {
@@ -287,17 +300,20 @@ fn step(recipe: &Recipe, spanned: &Spanned<Step>, faults: &mut Vec<Fault>) {
     {
         faults.push(Fault::new(codes.span(), "exit codes are 0 to 255"));
     }
+    for name in step.env.keys().filter(|name| !is_variable(name.get_ref())) {
+        let message = format!("`{}` cannot be an environment variable", name.get_ref());
+        faults.push(Fault::new(name.span(), message));
+    }
+}
+
+fn known_secrets(secrets: &Secrets, step: &Step, faults: &mut Vec<Fault>) {
     for name in &step.secrets {
-        if !recipe.secrets.contains_key(name.get_ref()) {
-            let known = recipe.secrets.keys().map(String::as_str);
+        if !secrets.contains_key(name.get_ref()) {
+            let known = secrets.keys().map(String::as_str);
             let hint = suggest(name.get_ref(), known);
             let message = format!("[secrets] has no `{}`", name.get_ref());
             faults.push(Fault::new(name.span(), message).hint(hint));
         }
-    }
-    for name in step.env.keys().filter(|name| !is_variable(name.get_ref())) {
-        let message = format!("`{}` cannot be an environment variable", name.get_ref());
-        faults.push(Fault::new(name.span(), message));
     }
 }
 

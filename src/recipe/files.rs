@@ -7,18 +7,22 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 use toml::Spanned;
 
-use super::Recipe;
-use super::types::{FileOrTable, Step};
+use super::types::{CloudInit, FileOrTable, Step};
 use crate::error::{Context, Fault, Result};
 use crate::text::hex;
 
 /// A script or cloud-init file larger than this is a mistake.
 const LARGEST_TEXT: u64 = 16 << 20;
 
-/// A script with its content.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Script {
-    pub content: Vec<u8>,
+/// The files that a recipe names, by the path as written.
+#[derive(Debug, Default)]
+pub struct Files {
+    /// The content of every script that a step or test runs.
+    pub scripts: BTreeMap<String, Vec<u8>>,
+    /// What every upload consists of.
+    pub trees: BTreeMap<String, Tree>,
+    /// The texts named in `[cloud-init]`.
+    pub texts: BTreeMap<String, String>,
 }
 
 /// What an upload consists of.
@@ -96,31 +100,32 @@ impl std::io::Write for Writer<'_> {
     }
 }
 
-/// Reads what the recipe names; what cannot be read becomes a fault.
-pub fn load(recipe: &mut Recipe, faults: &mut Vec<Fault>) {
-    let (mut scripts, mut trees, mut texts) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let folder = &recipe.folder;
-    let steps = recipe.steps.iter().chain(&recipe.tests);
+/// Reads what steps and `[cloud-init]` name; what cannot be read becomes a fault.
+pub fn load<'s>(
+    folder: &Path,
+    steps: impl Iterator<Item = &'s Spanned<Step>>,
+    cloud_init: Option<&CloudInit>,
+    faults: &mut Vec<Fault>,
+) -> Files {
+    let mut files = Files::default();
     for step in steps.map(Spanned::get_ref) {
-        let Step { script, upload, .. } = step;
-        if let Some(path) = script
+        if let Some(path) = &step.script
             && let Some(content) = text(folder, path, faults)
         {
-            scripts.insert(path.get_ref().clone(), Script { content });
+            files.scripts.insert(path.get_ref().clone(), content);
         }
-        if let Some(upload) = upload {
+        if let Some(upload) = &step.upload {
             let from = &upload.get_ref().from;
-            match tree(&folder.join(from.get_ref())) {
+            match tree(&folder.join(from.get_ref()), from.get_ref()) {
                 Ok(tree) => {
-                    trees.insert(from.get_ref().clone(), tree);
+                    files.trees.insert(from.get_ref().clone(), tree);
                 }
                 Err(message) => faults.push(Fault::new(from.span(), message)),
             }
         }
     }
-    let data = &recipe.cloud_init;
-    for value in [&data.user_data, &data.network_config, &data.vendor_data] {
-        let Some(value) = value else { continue };
+    let data = cloud_init.map(|data| [&data.user_data, &data.network_config, &data.vendor_data]);
+    for value in data.into_iter().flatten().flatten() {
         let FileOrTable::File(path) = value.get_ref() else {
             continue;
         };
@@ -130,24 +135,24 @@ pub fn load(recipe: &mut Recipe, faults: &mut Vec<Fault>) {
         };
         match String::from_utf8(content) {
             Ok(content) => {
-                texts.insert(path.into_inner(), content);
+                files.texts.insert(path.into_inner(), content);
             }
             Err(_) => faults.push(Fault::new(value.span(), "the file is not text (UTF-8)")),
         }
     }
-    (recipe.scripts, recipe.trees, recipe.texts) = (scripts, trees, texts);
+    files
 }
 
 fn text(folder: &Path, path: &Spanned<String>, faults: &mut Vec<Fault>) -> Option<Vec<u8>> {
     let full = folder.join(path.get_ref());
     let read = || -> Result<Vec<u8>, String> {
-        let told = |error: std::io::Error| cannot_read(&full, &error);
+        let told = |error: std::io::Error| cannot_read(path.get_ref(), &error);
         let about = std::fs::metadata(&full).map_err(told)?;
         if !about.is_file() {
-            return Err(format!("{} is not a file", full.display()));
+            return Err(format!("`{}` is not a file", path.get_ref()));
         }
         if about.len() > LARGEST_TEXT {
-            return Err(format!("{} is larger than 16 MiB", full.display()));
+            return Err(format!("`{}` is larger than 16 MiB", path.get_ref()));
         }
         std::fs::read(&full).map_err(told)
     };
@@ -160,14 +165,15 @@ fn text(folder: &Path, path: &Spanned<String>, faults: &mut Vec<Fault>) -> Optio
     }
 }
 
-fn cannot_read(path: &Path, error: &std::io::Error) -> String {
+/// In the user's terms: the path as the recipe has it.
+fn cannot_read(written: &str, error: &std::io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => format!("there is no {}", path.display()),
-        _ => format!("cannot read {}: {error}", path.display()),
+        std::io::ErrorKind::NotFound => format!("there is no `{written}` beside the recipe"),
+        _ => format!("cannot read `{written}`: {error}"),
     }
 }
 
-fn tree(root: &Path) -> Result<Tree, String> {
+fn tree(root: &Path, written: &str) -> Result<Tree, String> {
     let mut entries = vec![];
     let mut pending = vec![PathBuf::new()];
     while let Some(path) = pending.pop() {
@@ -175,7 +181,8 @@ fn tree(root: &Path) -> Result<Tree, String> {
             true => root.to_owned(),
             false => root.join(&path),
         };
-        let told = |error: std::io::Error| cannot_read(&full, &error);
+        let name = Path::new(written).join(&path).display().to_string();
+        let told = |error: std::io::Error| cannot_read(name.trim_end_matches('/'), &error);
         // The root may be a symlink to what is meant; what is below it is taken as it is.
         let about = match path.as_os_str().is_empty() {
             true => std::fs::metadata(&full).map_err(told)?,
@@ -193,10 +200,7 @@ fn tree(root: &Path) -> Result<Tree, String> {
             std::fs::File::open(&full).map_err(told)?;
             EntryKind::File { size: about.len() }
         } else {
-            return Err(format!(
-                "{} is neither file, folder nor symlink",
-                full.display()
-            ));
+            return Err(format!("`{name}` is neither file, folder nor symlink"));
         };
         let mode = about.mode() & 0o7777;
         entries.push(Entry { path, kind, mode });
@@ -217,7 +221,7 @@ mod tests {
     fn a_trees_digest_depends_on_content_mode_and_names_only() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a");
-        let digest = || tree(folder.path()).unwrap().digest().unwrap();
+        let digest = || tree(folder.path(), "x").unwrap().digest().unwrap();
         let mode = |mode| std::fs::set_permissions(&file, PermissionsExt::from_mode(mode)).unwrap();
         std::fs::write(&file, "1").unwrap();
         mode(0o644);

@@ -16,7 +16,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Context, Error, Fault, Faults, Kind, Result, Source};
-pub use files::{Entry, EntryKind, Script, Tree};
+pub use files::{Entry, EntryKind, Files, Tree};
 pub use template::Overrides;
 pub use types::*;
 pub use value::{Size, Timeout};
@@ -38,12 +38,7 @@ pub struct Recipe {
     pub seal: Seal,
     pub tests: Vec<Spanned<Step>>,
     pub output: Output,
-    /// The content of every script that a step or test runs, by the path as written.
-    pub scripts: BTreeMap<String, Script>,
-    /// What every upload consists of, by the path as written.
-    pub trees: BTreeMap<String, Tree>,
-    /// The files named in `[cloud-init]`, by the path as written.
-    pub texts: BTreeMap<String, String>,
+    pub files: Files,
 }
 
 /// Reads and checks a recipe.
@@ -69,6 +64,7 @@ pub fn parse(name: &str, text: &str, folder: &Path, overrides: &Overrides) -> Re
     let recipe = read(&source, folder, overrides, &mut faults);
     match recipe {
         Some(recipe) if faults.is_empty() => Ok(recipe),
+        // Without a fault there is a recipe.
         _ => {
             faults.sort_by_key(|fault| fault.span.start);
             faults.dedup();
@@ -100,14 +96,28 @@ fn read(
     let image = tables.required::<Image>("image", "[image] with `name = \"…\"`", faults);
     let base = tables.required::<Base>("source", "[source]", faults);
     let machine = tables.optional("machine", faults);
-    let cloud_init = tables.optional("cloud-init", faults);
+    let cloud_init = tables.optional::<CloudInit>("cloud-init", faults);
     let ssh = tables.optional("ssh", faults);
     let seal = tables.optional("seal", faults);
     let output = tables.optional("output", faults);
-    let secrets = tables.optional("secrets", faults);
-    let steps = tables.list("step", faults);
-    let tests = tables.list("test", faults);
-    let mut recipe = Recipe {
+    let secrets = tables.optional::<BTreeMap<_, _>>("secrets", faults);
+    let steps = tables.list::<Step>("step", faults);
+    let tests = tables.list::<Step>("test", faults);
+
+    // What could be decoded is checked, whatever is wrong elsewhere: a user wants to see all faults at once.
+    check::each(&image, check::image, faults);
+    check::each(&base, check::base, faults);
+    check::each(&machine, check::machine, faults);
+    check::each(&ssh, check::ssh, faults);
+    check::each(&seal, check::seal, faults);
+    check::each(&output, check::output, faults);
+    check::each(&secrets, check::secrets, faults);
+    for steps in [&steps, &tests].into_iter().flatten() {
+        check::steps(source, secrets.as_ref(), steps, faults);
+    }
+    let all_steps = [&steps, &tests].into_iter().flatten().flatten();
+    let files = files::load(folder, all_steps, cloud_init.as_ref(), faults);
+    Some(Recipe {
         source: source.clone(),
         folder: folder.to_owned(),
         image: image?,
@@ -120,13 +130,8 @@ fn read(
         secrets: secrets?,
         steps: steps?,
         tests: tests?,
-        scripts: BTreeMap::new(),
-        trees: BTreeMap::new(),
-        texts: BTreeMap::new(),
-    };
-    check::check(&recipe, faults);
-    files::load(&mut recipe, faults);
-    Some(recipe)
+        files,
+    })
 }
 
 /// The tables of a document, each decoded by itself so that a fault in one does not hide those in another.

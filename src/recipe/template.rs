@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::decode::{fault, suggest};
-use crate::error::{Fault, chain};
+use crate::error::Fault;
 
 /// Values that replace defaults of `[vars]`.
 #[derive(Debug, Clone, Default)]
@@ -181,8 +181,14 @@ impl Renderer<'_> {
             let hint = suggest(&name, self.names.iter().map(String::as_str));
             return Fault::new(span, format!("unknown variable `{name}`")).hint(hint);
         }
-        Fault::new(span, format!("the template is wrong: {}", chain(error)))
-            .hint("text that has braces of its own goes between {% raw %} and {% endraw %}")
+        Fault::new(
+            span,
+            format!(
+                "the template is wrong: {}",
+                error.detail().unwrap_or("it cannot be rendered")
+            ),
+        )
+        .hint("text that has braces of its own goes between {% raw %} and {% endraw %}")
     }
 }
 

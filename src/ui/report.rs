@@ -160,9 +160,13 @@ fn excerpts(faults: &Faults) -> String {
 
 fn diagnostic(fault: &Fault) -> MietteDiagnostic {
     let diagnostic = MietteDiagnostic::new(fault.message.clone());
-    let diagnostic = match fault.span.is_empty() {
-        true => diagnostic,
-        false => diagnostic.with_label(LabeledSpan::underline(fault.span.clone())),
+    // 0..0 is no place; another empty span is a point, and miette draws nothing for those.
+    let diagnostic = match fault.span.end {
+        0 => diagnostic,
+        end => {
+            let start = fault.span.start.min(end - 1);
+            diagnostic.with_label(LabeledSpan::underline(start..end))
+        }
     };
     match &fault.hint {
         Some(hint) => diagnostic.with_help(hint),
@@ -175,7 +179,7 @@ fn error_json(error: &Error) -> Value {
         let list = faults.list.iter().map(|fault| {
             let (line, column) = position(&faults.source.text, fault.span.start);
             json!({
-                "file": faults.source.name, "line": line, "column": column,
+                "file": faults.source.name.as_ref(), "line": line, "column": column,
                 "start": fault.span.start, "end": fault.span.end,
                 "message": fault.message, "hint": fault.hint,
             })
