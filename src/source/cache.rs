@@ -46,6 +46,12 @@ pub(super) struct Cache {
 /// Begins the name of an entry's folder.
 const ENTRY: &str = "sha256-";
 
+/// Begins the name of a folder with work in progress.
+const STAGING: &str = ".staging-";
+
+/// Follows [`STAGING`] in the name of a folder with an entry that is being removed.
+const REMOVED: &str = "removed-";
+
 impl Cache {
     pub fn new(dirs: &Dirs) -> Self {
         Cache {
@@ -82,23 +88,41 @@ impl Cache {
 
     /// The digests of all entries.
     pub fn entries(&self) -> Result<Vec<String>> {
+        let names = self.names()?;
+        let hexes = names.iter().filter_map(|name| name.strip_prefix(ENTRY));
+        let digests = hexes.filter_map(|hex| Digest::new(Algorithm::Sha256, hex));
+        let mut entries: Vec<_> = digests.map(|digest| digest.hex).collect();
+        entries.sort_unstable();
+        Ok(entries)
+    }
+
+    /// What is being worked on or was left, each after the lock of whoever works on it.
+    pub fn leftovers(&self) -> Result<Vec<(PathBuf, PathBuf)>> {
+        let names = self.names()?;
+        let leftovers = names.iter().filter_map(|name| {
+            let partial = || {
+                name.strip_suffix(".partial")
+                    .or_else(|| name.strip_suffix(".partial.json"))
+            };
+            let key = name.strip_prefix(STAGING).or_else(partial)?;
+            let lock = match key.strip_prefix(REMOVED) {
+                Some(sha256) => self.use_lock(&Digest::new(Algorithm::Sha256, sha256)?.hex),
+                None => self.fetch_lock(&Digest::of_key(key)?),
+            };
+            Some((lock, self.images.join(name)))
+        });
+        Ok(leftovers.collect())
+    }
+
+    /// The names of all that is in the cache.
+    fn names(&self) -> Result<Vec<String>> {
         let doing = || format!("reading {}", self.images.display());
         let folder = match std::fs::read_dir(&self.images) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
             folder => folder.doing(doing)?,
         };
-        let mut entries = Vec::new();
-        for item in folder {
-            let name = item.doing(doing)?.file_name();
-            let name = name.to_string_lossy();
-            if let Some(hex) = name.strip_prefix(ENTRY)
-                && Digest::new(Algorithm::Sha256, hex).is_some()
-            {
-                entries.push(hex.to_owned());
-            }
-        }
-        entries.sort_unstable();
-        Ok(entries)
+        let names = folder.map(|item| Ok(item?.file_name().to_string_lossy().into_owned()));
+        names.collect::<std::io::Result<_>>().doing(doing)
     }
 
     /// What is known about an entry; `None` when it is not there or damaged.
@@ -217,7 +241,7 @@ impl Cache {
     /// Removes an entry, which the caller owns. It disappears at once, whatever happens then.
     pub fn drop_entry(&self, sha256: &str) -> Result<()> {
         let doing = || format!("removing the image {sha256}");
-        let aside = Staging::new(self, &format!("removed-{sha256}"))?;
+        let aside = Staging::new(self, &format!("{REMOVED}{sha256}"))?;
         std::fs::rename(self.entry(sha256), aside.path().join("entry")).doing(doing)?;
         let index = self.images.join("index");
         for item in std::fs::read_dir(index).into_iter().flatten().flatten() {
@@ -266,7 +290,7 @@ pub(super) struct Staging(PathBuf);
 impl Staging {
     /// Makes the empty folder. The caller holds a lock that goes with the name.
     pub fn new(cache: &Cache, name: &str) -> Result<Self> {
-        let path = cache.images.join(format!(".staging-{name}"));
+        let path = cache.images.join(format!("{STAGING}{name}"));
         let doing = || format!("preparing {}", path.display());
         match std::fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {

@@ -62,6 +62,14 @@ impl Digest {
     pub(super) fn key(&self) -> String {
         format!("{}-{}", self.algorithm.name(), self.hex)
     }
+
+    /// The digest that [`Digest::key`] made this name of.
+    pub(super) fn of_key(key: &str) -> Option<Self> {
+        let (name, hex) = key.split_once('-')?;
+        let all = [Algorithm::Sha256, Algorithm::Sha512];
+        let algorithm = all.into_iter().find(|algorithm| algorithm.name() == name)?;
+        Digest::new(algorithm, hex)
+    }
 }
 
 impl fmt::Display for Digest {

@@ -60,7 +60,10 @@ pub(super) async fn download(
     for url in urls {
         match from_url(url, expected, &shared, cx).await {
             Ok(()) => return Ok((release(shared)?, Some(url.clone()))),
-            Err(Ended::Fatal(error)) => return Err(error),
+            Err(Ended::Fatal(error)) => {
+                discard_empty(&shared)?;
+                return Err(error);
+            }
             Err(Ended::Failed(failure)) => {
                 if urls.len() > 1 {
                     cx.events.warn(format!("{url}: {}", failure.text()));
@@ -69,10 +72,17 @@ pub(super) async fn download(
             }
         }
     }
-    if reports.mismatch || lock(&shared).length() == 0 {
-        lock(&shared).discard()?;
-    }
+    discard_empty(&shared)?;
     Err(reports.into_error(urls))
+}
+
+/// Leaves no file that there is nothing to resume from. A file with a wrong digest is empty by now, see [`judge`].
+fn discard_empty(shared: &Shared) -> Result<()> {
+    let partial = lock(shared);
+    match partial.length() {
+        0 => partial.discard(),
+        _ => Ok(()),
+    }
 }
 
 /// What each URL answered.
@@ -295,4 +305,24 @@ fn release(shared: Shared) -> Result<Partial> {
     let mutex = Arc::into_inner(shared)
         .ok_or_else(|| Error::new("completing a download").cause("it is still being written"))?;
     Ok(mutex.into_inner().unwrap_or_else(PoisonError::into_inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_range_of_an_answer_is_read() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for broken in [
+            "",
+            "bytes */10",
+            "bytes 5/10",
+            "items 5-9/10",
+            "bytes x-9/10",
+        ] {
+            assert_eq!(content_range(broken), None, "{broken}");
+        }
+    }
 }

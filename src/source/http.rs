@@ -220,14 +220,17 @@ fn is_missing(status: StatusCode) -> bool {
 
 /// Follows redirects, but not from TLS to plain HTTP: that would let anybody on the way change the answer.
 fn redirect(attempt: reqwest::redirect::Attempt<'_>) -> reqwest::redirect::Action {
-    let from_tls = attempt.previous().iter().any(|url| url.scheme() == "https");
-    if from_tls && attempt.url().scheme() != "https" {
+    if downgrades(attempt.previous(), attempt.url()) {
         attempt.error("it redirects from https to plain http, which is refused")
     } else if attempt.previous().len() > REDIRECTS {
         attempt.error("too many redirects")
     } else {
         attempt.follow()
     }
+}
+
+fn downgrades(previous: &[reqwest::Url], next: &reqwest::Url) -> bool {
+    next.scheme() != "https" && previous.iter().any(|url| url.scheme() == "https")
 }
 
 fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -245,4 +248,20 @@ fn is_certificate_error(error: &(dyn std::error::Error + 'static)) -> bool {
         next = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn once_on_tls_a_redirect_never_leaves_it() {
+        let url = |text: &str| reqwest::Url::parse(text).unwrap();
+        let (tls, plain) = (url("https://a/x"), url("http://b/x"));
+        assert!(downgrades(std::slice::from_ref(&tls), &plain));
+        assert!(downgrades(&[plain.clone(), tls.clone()], &plain));
+        assert!(!downgrades(std::slice::from_ref(&plain), &tls));
+        assert!(!downgrades(std::slice::from_ref(&tls), &tls));
+        assert!(!downgrades(std::slice::from_ref(&plain), &plain));
+    }
 }

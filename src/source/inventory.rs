@@ -1,10 +1,12 @@
 //! What `imgbuild image list` and `imgbuild image rm` do.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::cache::{Cache, Meta};
 use super::{Format, Verified};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::store::{Dirs, Lock};
 
 /// An image in the cache.
@@ -76,6 +78,33 @@ pub fn remove(dirs: &Dirs, digest_prefix: &str) -> Result<CachedImage> {
         Error::new(format!("describing the image {sha256}"))
             .cause("its metadata was damaged; it has been removed")
     })
+}
+
+/// Removes what interrupted fetches have left: partial downloads and work in progress that nobody works on. Returns the
+/// bytes that became free.
+pub fn sweep(dirs: &Dirs) -> Result<u64> {
+    let cache = Cache::new(dirs);
+    let mut freed = 0;
+    for (lock, path) in cache.leftovers()? {
+        let Some(_owned) = Lock::try_acquire(&lock)? else {
+            continue;
+        };
+        freed += allocated(&path);
+        let removed = match path.is_dir() {
+            true => std::fs::remove_dir_all(&path),
+            false => std::fs::remove_file(&path),
+        };
+        removed.doing(|| format!("removing {}", path.display()))?;
+    }
+    Ok(freed)
+}
+
+/// Bytes on disk of a file, or of a folder's files.
+fn allocated(path: &Path) -> u64 {
+    let within = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let files = within.map(|item| item.path()).chain([path.to_owned()]);
+    let metadata = files.filter_map(|file| std::fs::metadata(file).ok());
+    metadata.map(|metadata| metadata.blocks() * 512).sum()
 }
 
 fn describe(cache: &Cache, meta: Meta) -> CachedImage {

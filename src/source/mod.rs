@@ -32,7 +32,7 @@ mod tests;
 pub use digest::{Algorithm, Digest};
 pub use fetch::fetch;
 pub use http::{Http, Options};
-pub use inventory::{CachedImage, list, remove};
+pub use inventory::{CachedImage, list, remove, sweep};
 pub use resolve::{Resolved, resolve};
 
 use std::path::PathBuf;

@@ -75,8 +75,7 @@ impl Partial {
                 length,
                 looked: length,
                 origin: origin.unwrap_or_default(),
-                // What came from an earlier run may have been damaged since, by a crash for instance.
-                spliced: length > 0,
+                spliced: false,
                 _lock: lock,
             })
         })

@@ -152,3 +152,29 @@ async fn a_removed_image_is_fetched_again_also_by_sha512() {
     world.get(&spec).await.unwrap();
     assert_eq!(world.server.gets("disk.img").len(), 2);
 }
+
+#[tokio::test]
+async fn sweeping_removes_what_was_left_but_nothing_that_somebody_works_on() {
+    let (world, _, image) = one().await;
+    let images = world.dirs.images();
+    let key = |digit: &str| format!("sha256-{}", digit.repeat(64));
+    std::fs::write(images.join(format!("{}.partial", key("1"))), disk()).unwrap();
+    std::fs::write(images.join(format!("{}.partial.json", key("1"))), "{}").unwrap();
+    std::fs::create_dir(images.join(format!(".staging-{}", key("2")))).unwrap();
+    std::fs::write(images.join(format!(".staging-{}/image", key("2"))), disk()).unwrap();
+    std::fs::create_dir(images.join(format!(".staging-removed-{}", "4".repeat(64)))).unwrap();
+    let busy = format!("{}.partial", key("3"));
+    std::fs::write(images.join(&busy), disk()).unwrap();
+    let lock = world
+        .dirs
+        .locks()
+        .join(format!("image-fetch-{}.lock", key("3")));
+    let held = Lock::try_acquire(&lock).unwrap();
+    assert!(sweep(&world.dirs).unwrap() >= 2 * disk().len() as u64);
+    let mut left = vec![busy, format!("sha256-{}", image.sha256)];
+    left.sort();
+    assert_eq!(world.left(), left);
+    drop(held);
+    sweep(&world.dirs).unwrap();
+    assert_eq!(world.left(), [format!("sha256-{}", image.sha256)]);
+}

@@ -45,6 +45,17 @@ async fn its_digest_is_computed_once_for_each_state_of_the_file() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_just_written_is_hashed_again_since_its_times_may_not_tell_a_change() {
+    let world = World::new();
+    let path = world.file("disk.img", &disk());
+    let hashed = || world.told().matches("phase: \"verify\"").count();
+    world.get(&at(&path, None)).await.unwrap();
+    let once = hashed();
+    world.get(&at(&path, None)).await.unwrap();
+    assert!(hashed() > once);
+}
+
+#[tokio::test]
 async fn a_local_image_is_verified_by_digest_or_by_a_list_beside_it() {
     let world = World::new();
     let path = world.file("disk.img", &disk());

@@ -46,7 +46,11 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Server::start_at("127.0.0.1:0")
+    }
+
+    pub fn start_at(address: &str) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let root = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::<Mutex<State>>::default();
         let server = Server {

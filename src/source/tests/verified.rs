@@ -130,6 +130,20 @@ async fn an_unsigned_list_over_plain_http_is_refused() {
     );
 }
 
+#[tokio::test]
+async fn an_unsigned_list_must_not_be_redirected_to_plain_http() {
+    let world = World::new();
+    let url = world.server.put("disk.img", disk());
+    // Linux answers on all of 127/8, but only 127.0.0.1 is taken for this machine.
+    let elsewhere = Server::start_at("127.0.0.2:0");
+    let real = elsewhere.put("SUMS", sums("disk.img", &disk()));
+    let list = world.server.put("SUMS", "");
+    world.server.act("SUMS", [Act::Redirect(real)]);
+    let error = world.refuse(&listed(&url, &list)).await;
+    assert_eq!(error.get_kind(), Kind::Usage);
+    assert!(error.to_string().contains("127.0.0.2"), "{error}");
+}
+
 struct Signed {
     world: World,
     key: Key,
