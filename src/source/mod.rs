@@ -1,6 +1,60 @@
 //! Base images: resolve, download, verify, keep.
+//!
+//! [`resolve`] asks the network which URLs and which digest a [`Spec`] stands for; [`fetch`] brings the bytes, proves
+//! them, and leaves a file that a machine's disk can be an overlay of. Images are kept by the digest of what upstream
+//! published, so that nothing is downloaded twice.
+
+mod address;
+mod cache;
+mod checksums;
+mod debian;
+mod digest;
+mod download;
+mod fetch;
+mod format;
+mod http;
+mod inventory;
+mod local;
+mod memory;
+mod partial;
+mod qcow2;
+mod resolve;
+mod signature;
+mod stamp;
+mod ubuntu;
+mod unpack;
+mod vmdk;
+mod work;
+
+#[cfg(test)]
+mod tests;
+
+pub use digest::{Algorithm, Digest};
+pub use fetch::fetch;
+pub use http::{Http, Options};
+pub use inventory::{CachedImage, list, remove, sweep};
+pub use resolve::{Resolved, resolve};
 
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::run::events::Events;
+use crate::store::{Dirs, Lock};
+
+/// What resolving and fetching need from outside.
+pub struct Context<'a> {
+    /// Where images are kept.
+    pub dirs: &'a Dirs,
+    /// Where progress, notes and warnings go.
+    pub events: &'a Events,
+    /// The client for all requests.
+    pub http: &'a Http,
+    /// Whether the network is out of bounds: only what is kept can be used.
+    pub offline: bool,
+}
+
+/// The only architecture of guests so far, as Ubuntu and Debian name it.
+pub(crate) const ARCH: &str = "amd64";
 
 /// Where a base image comes from, with everything resolved that the recipe says: paths are absolute, variables gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +76,7 @@ pub enum Spec {
         release: String,
         mirrors: Vec<String>,
     },
-    /// A Debian cloud image (`generic`, qcow2) by version (`12`) or codename (`bookworm`). `mirrors` as for Ubuntu.
+    /// A Debian cloud image (`genericcloud`, qcow2) by version (`12`) or codename (`bookworm`). `mirrors` as for Ubuntu.
     Debian {
         release: String,
         mirrors: Vec<String>,
@@ -51,7 +105,7 @@ pub struct Signature {
 }
 
 /// How the digest of a base image came to be trusted; recorded with the build.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "by")]
 pub enum Verified {
     /// The recipe pinned the digest.
@@ -65,7 +119,7 @@ pub enum Verified {
 }
 
 /// The container format of a disk image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     Qcow2,
@@ -97,4 +151,6 @@ pub struct BaseImage {
     /// URL or path it came from.
     pub origin: String,
     pub verified: Verified,
+    /// Keeps the image from being removed while this (or a clone of it) lives; `None` for a file that is used in place.
+    pub lock: Option<Arc<Lock>>,
 }

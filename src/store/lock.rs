@@ -3,9 +3,10 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 
-/// An exclusive lock, held until dropped. The file stays behind on purpose: deleting lock files is a race.
+/// A lock on a file, exclusive or shared, held until dropped. The file stays behind on purpose: deleting lock files is
+/// a race.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
@@ -26,15 +27,32 @@ impl Lock {
 
     /// Waits until the lock is free. Dropping the future gives up waiting.
     pub async fn acquire(path: PathBuf) -> Result<Self> {
-        tokio::task::spawn_blocking(move || {
-            let file = open(&path)?;
-            file.lock()
-                .doing(|| format!("locking {}", path.display()))?;
-            Ok(Lock { _file: file })
-        })
-        .await
-        .map_err(|error| Error::new("waiting for a lock").caused_by(&error))?
+        wait(path, File::lock).await
     }
+
+    /// Waits until nobody holds the lock exclusively, then shares it with whoever else shares it. Dropping the future
+    /// gives up waiting.
+    pub async fn share(path: PathBuf) -> Result<Self> {
+        wait(path, File::lock_shared).await
+    }
+}
+
+/// Waits on a thread of its own, not on one of the runtime's: a runtime that ends waits for its threads, and Ctrl-C
+/// would hang for as long as the other process holds the lock.
+async fn wait(path: PathBuf, lock: fn(&File) -> std::io::Result<()>) -> Result<Lock> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("lock".into())
+        .spawn(move || {
+            let locked = open(&path).and_then(|file| {
+                lock(&file).doing(|| format!("locking {}", path.display()))?;
+                Ok(Lock { _file: file })
+            });
+            // Nobody listens any more when the future was dropped; the lock is then released here.
+            let _ = sender.send(locked);
+        })
+        .doing(|| "starting a thread that waits for a lock")?;
+    receiver.await.doing(|| "waiting for a lock")?
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -63,5 +81,29 @@ mod tests {
         assert!(Lock::try_acquire(&path).unwrap().is_none());
         drop(held);
         assert!(Lock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn sharers_tolerate_each_other_and_exclude_an_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let first = Lock::share(path.clone()).await.unwrap();
+        let second = Lock::share(path.clone()).await.unwrap();
+        drop(first);
+        assert!(Lock::try_acquire(&path).unwrap().is_none());
+        drop(second);
+        assert!(Lock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[tokio::test]
+    async fn giving_up_waiting_does_not_keep_the_lock_from_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = Lock::try_acquire(&path).unwrap();
+        let limit = std::time::Duration::from_millis(20);
+        let waited = tokio::time::timeout(limit, Lock::acquire(path.clone())).await;
+        assert!(waited.is_err());
+        drop(held);
+        Lock::acquire(path).await.unwrap();
     }
 }
