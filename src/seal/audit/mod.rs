@@ -1,0 +1,221 @@
+//! The audit of a sealed disk image: offline, in process, without root, and without trust in what the guest left there.
+
+mod checks;
+mod disk;
+mod guest;
+mod partitions;
+mod pattern;
+mod qcow2;
+mod report;
+#[cfg(test)]
+mod tests;
+mod traces;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use checks::Findings;
+use disk::Disk;
+use ext4_view::Ext4;
+use guest::{Guest, Refused};
+use partitions::{Content, Part};
+pub use report::{Finding, Report, Subject, Unread};
+
+use super::{Evidence, Item, Plan};
+use crate::error::{Error, Result};
+use crate::source::Format;
+
+/// An audit takes a fraction of a second. One that takes this long is fed with an endless file system.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Checks that `image` keeps what [`super::script`] promised for `plan`, and that nothing of the build is left in it.
+///
+/// Violations are in the report; an error means that the image cannot be read.
+pub async fn audit(
+    image: &Path,
+    format: Format,
+    plan: &Plan,
+    evidence: &Evidence,
+) -> Result<Report> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let (path, plan, evidence) = (image.to_owned(), plan.clone(), evidence.clone());
+    // A thread of its own, not one of the runtime's: should a crafted image keep it busy, nothing waits for it.
+    std::thread::Builder::new()
+        .name("audit".into())
+        .spawn(move || {
+            let result = Disk::open(&path, format, Instant::now() + DEADLINE)
+                .and_then(|disk| inspect(&disk, &plan, &evidence));
+            // Nobody listens any more after a timeout or a cancellation.
+            let _ = sender.send(result);
+        })
+        .map_err(|error| Error::new("starting the audit").cause(error))?;
+    let failed = |cause: &str| {
+        Err(
+            Error::new(format!("auditing the sealed image {}", image.display()))
+                .cause(cause)
+                .hint("the image may be damaged; build it again"),
+        )
+    };
+    match tokio::time::timeout(DEADLINE + Duration::from_secs(5), receiver).await {
+        Ok(Ok(result)) => result,
+        // The sender is gone without a word: the thread panicked in a library.
+        Ok(Err(_)) => failed("its file system cannot be understood"),
+        Err(_) => failed("reading its file system takes far too long"),
+    }
+}
+
+/// A file system that could be opened.
+struct Opened {
+    part: Part,
+    fs: Ext4,
+    dirty: Option<&'static str>,
+}
+
+fn inspect(disk: &Disk, plan: &Plan, evidence: &Evidence) -> Result<Report> {
+    let doing = || "reading the partitions of the sealed image";
+    let failed = |error: std::io::Error| Error::new(doing()).cause(error);
+    let mut findings = Findings::default();
+    let mut unread = vec![];
+    let mut opened = vec![];
+    let mut recognised = false;
+    for part in partitions::partitions(disk).map_err(failed)? {
+        let mut cannot_read = |kind: String| {
+            unread.push(Unread {
+                partition: part.name.clone(),
+                kind,
+            });
+        };
+        let content = partitions::content(&part).map_err(failed)?;
+        recognised |= !matches!(content, Content::Nothing | Content::Other("unknown"));
+        match content {
+            Content::Nothing => {}
+            Content::Other(kind) => cannot_read(kind.into()),
+            Content::Ext => match guest::open(&part.slice) {
+                Ok(found) => opened.push(Opened {
+                    part,
+                    fs: found.fs,
+                    dirty: found.dirty,
+                }),
+                Err(Refused::Unsupported(cause)) => cannot_read(format!("ext4 ({cause})")),
+                Err(Refused::Dirty(cause)) => {
+                    findings.add(Subject::FileSystem, part.name.as_bytes(), cause);
+                    cannot_read("ext4 (not clean)".into());
+                }
+                Err(Refused::Damaged(cause)) => {
+                    return Err(
+                        Error::new(format!("reading {} of the sealed image", part.name))
+                            .cause(cause)
+                            .hint("the image may be damaged; build it again"),
+                    );
+                }
+            },
+        }
+    }
+    if !recognised {
+        return Err(Error::new(doing())
+            .cause("there is no file system on it")
+            .hint("the image may be empty, truncated, or in another format than expected"));
+    }
+    for fs in &opened {
+        findings.check();
+        if let Some(dirty) = fs.dirty {
+            findings.add(Subject::FileSystem, fs.part.name.as_bytes(), dirty);
+        }
+    }
+    let dirty = !findings.list.is_empty();
+    let mut report = Report {
+        root: None,
+        checks: 0,
+        files: 0,
+        findings: vec![],
+        unread,
+        kept: Item::ALL
+            .iter()
+            .copied()
+            .filter(|item| plan.keep.contains(item))
+            .collect(),
+    };
+    match check(opened, plan, evidence, &mut report, &mut findings) {
+        Ok(()) => {}
+        // Half-written metadata of a guest that was cut off is no damaged image, and the cause is already known.
+        Err(error) if dirty => findings.add(
+            Subject::FileSystem,
+            b"/",
+            format!("cannot be checked: {error}"),
+        ),
+        Err(error) => return Err(error),
+    }
+    report.checks = findings.checks;
+    report.findings = findings.list;
+    Ok(report)
+}
+
+/// Makes the checks that look at files.
+fn check(
+    opened: Vec<Opened>,
+    plan: &Plan,
+    evidence: &Evidence,
+    report: &mut Report,
+    findings: &mut Findings,
+) -> Result<()> {
+    if let Some((root, guest)) = assemble(opened, &mut report.unread)? {
+        report.root = Some(root);
+        checks::items(&guest, plan, findings)?;
+        traces::builder(&guest, plan, findings)?;
+        traces::keys(&guest, plan, evidence, findings)?;
+        report.files = traces::owned(&guest, plan, findings)?;
+    }
+    Ok(())
+}
+
+/// Finds the root file system and mounts the others into it as its `/etc/fstab` says.
+fn assemble(mut opened: Vec<Opened>, unread: &mut Vec<Unread>) -> Result<Option<(String, Guest)>> {
+    let mut root = None;
+    for sign in ["/etc/passwd", "/usr"] {
+        for (at, candidate) in opened.iter().enumerate() {
+            let guest = Guest::new(candidate.fs.clone());
+            if root.is_none() && guest.metadata(sign.as_bytes())?.is_some() {
+                root = Some((at, guest));
+            }
+        }
+    }
+    let mut orphan = |part: Part| {
+        unread.push(Unread {
+            partition: part.name,
+            kind: "ext4 that /etc/fstab does not mount".into(),
+        });
+    };
+    let Some((at, mut guest)) = root else {
+        opened.into_iter().for_each(|other| orphan(other.part));
+        return Ok(None);
+    };
+    let root = opened.remove(at);
+    let fstab = guest.read(b"/etc/fstab", 64 * 1024)?.unwrap_or_default();
+    let fstab = String::from_utf8_lossy(&fstab).into_owned();
+    for other in opened {
+        match mount_point(&fstab, &other) {
+            Some(point) => guest.mount(point.as_bytes(), other.fs),
+            None => orphan(other.part),
+        }
+    }
+    Ok(Some((root.part.name, guest)))
+}
+
+/// Where fstab mounts a file system that it names by UUID, label, or (by its number) device.
+fn mount_point<'a>(fstab: &'a str, other: &Opened) -> Option<&'a str> {
+    let uuid = format!("UUID={}", other.fs.uuid());
+    let label = format!("LABEL={}", other.fs.label().to_str().unwrap_or_default());
+    let number = other.part.name.trim_start_matches("partition ");
+    fstab.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (device, point) = (fields.next()?.replace('"', ""), fields.next()?);
+        let by_number = device.strip_prefix("/dev/").is_some_and(|name| {
+            name.trim_end_matches(|c: char| c.is_ascii_digit()).len() + number.len() == name.len()
+                && name.ends_with(number)
+        });
+        let same = device.eq_ignore_ascii_case(&uuid)
+            || (device == label && label != "LABEL=")
+            || by_number;
+        (same && point.starts_with('/') && point != "/").then_some(point)
+    })
+}

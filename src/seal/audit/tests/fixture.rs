@@ -1,0 +1,199 @@
+//! A sealed guest as a directory, and the images made of it.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
+
+use crate::error::Result;
+use crate::seal::audit::{Finding, Report, Subject, audit};
+use crate::seal::{Evidence, Item, Plan};
+use crate::source::Format;
+
+pub const CLIENT_KEY: &str =
+    "AAAAC3NzaC1lZDI1NTE5AAAAIClientClientClientClientClientClientClientCli";
+pub const HOST_KEY: &str =
+    "AAAAC3NzaC1lZDI1NTE5AAAAIHostHostHostHostHostHostHostHostHostHostHostHo";
+pub const INSTANCE: &str = "i-0123456789ab";
+
+/// Runs a program that these tests require.
+pub fn run(program: &str, args: &[&str]) {
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
+    let out = Command::new(program)
+        .args(args)
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{program} {args:?}: {said}");
+}
+
+pub fn plan(keep: &[Item]) -> Plan {
+    Plan {
+        builder: "imgbuild".into(),
+        builder_uid: 60999,
+        client_key: CLIENT_KEY.into(),
+        keep: BTreeSet::from_iter(keep.iter().copied()),
+    }
+}
+
+/// Audits with this plan.
+pub fn audit_with(image: &Path, format: Format, plan: &Plan) -> Result<Report> {
+    let evidence = Evidence {
+        host_key: HOST_KEY.into(),
+        instance_id: INSTANCE.into(),
+    };
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(audit(image, format, plan, &evidence))
+}
+
+/// The findings of an audit of a raw image that can be read.
+pub fn findings(image: &Path, keep: &[Item]) -> Vec<Finding> {
+    audit_with(image, Format::Raw, &plan(keep))
+        .unwrap()
+        .findings
+}
+
+/// Subject and path of each finding.
+pub fn places(found: &[Finding]) -> Vec<(Subject, &str)> {
+    found
+        .iter()
+        .map(|finding| (finding.item, finding.path.as_str()))
+        .collect()
+}
+
+/// A directory that becomes a file system.
+pub struct Tree {
+    pub dir: TempDir,
+    root: PathBuf,
+}
+
+impl Tree {
+    /// A guest that is sealed as it should be.
+    pub fn sealed() -> Tree {
+        let dir = TempDir::new().unwrap();
+        let tree = Tree {
+            root: dir.path().join("root"),
+            dir,
+        };
+        for file in [
+            "etc/machine-id",
+            "usr/lib/systemd/systemd",
+            "var/log/syslog",
+            "var/log/journal/",
+        ] {
+            tree.file(file, "");
+        }
+        for empty in [
+            "tmp/",
+            "var/tmp/",
+            "var/lib/apt/lists/",
+            "run/",
+            "var/crash/",
+            "var/lib/cloud/scripts/",
+        ] {
+            tree.file(empty, "");
+        }
+        tree.file("etc/hostname", "localhost\n");
+        tree.file(
+            "etc/passwd",
+            "root:x:0:0::/root:/bin/sh\ndev:x:1500:1500:imgbuilder:/home/dev:/bin/sh\n",
+        );
+        tree.file("etc/group", "root:x:0:\nadm:x:4:dev,imgbuilder\n");
+        tree.file("etc/gshadow", "root:*::\nadm:*::dev\n");
+        tree.file("etc/shadow", "root:*:1::::::\n");
+        tree.file("etc/subuid", "dev:100000:65536\n");
+        tree.file("etc/sudoers", "root ALL=(ALL:ALL) ALL\n");
+        tree.file(
+            "etc/sudoers.d/90-cloud-init-users",
+            "# User rules for dev\ndev ALL=(ALL) ALL\n",
+        );
+        tree.file(
+            "root/.ssh/authorized_keys",
+            "ssh-ed25519 AAAAother dev@example\n",
+        );
+        tree.file("etc/ssh/sshd_config", "PermitRootLogin no\n");
+        tree.link("/etc/machine-id", "var/lib/dbus/machine-id");
+        tree
+    }
+
+    /// Writes a file, or makes a directory if the path ends in a slash.
+    pub fn file(&self, path: &str, text: &str) {
+        let full = self.root.join(path.trim_start_matches('/'));
+        if path.ends_with('/') {
+            return fs::create_dir_all(full).unwrap();
+        }
+        fs::create_dir_all(full.parent().unwrap()).unwrap();
+        fs::write(full, text).unwrap();
+    }
+
+    pub fn link(&self, target: &str, path: &str) {
+        let full = self.root.join(path.trim_start_matches('/'));
+        fs::create_dir_all(full.parent().unwrap()).unwrap();
+        if full.symlink_metadata().is_ok() {
+            fs::remove_file(&full).unwrap();
+        }
+        symlink(target, full).unwrap();
+    }
+
+    pub fn remove(&self, path: &str) {
+        fs::remove_file(self.root.join(path.trim_start_matches('/'))).unwrap();
+    }
+
+    /// An image without partitions.
+    pub fn image(&self) -> PathBuf {
+        self.image_with(&[])
+    }
+
+    /// An image without partitions, made with these options of mke2fs.
+    pub fn image_with(&self, options: &[&str]) -> PathBuf {
+        let image = self.dir.path().join("disk.raw");
+        let _ = fs::remove_file(&image);
+        let (root, file) = (self.root.to_str().unwrap(), image.to_str().unwrap());
+        let mut args = vec!["-q", "-F", "-t", "ext4", "-d", root];
+        args.extend(options);
+        args.extend([file, "8M"]);
+        run("mke2fs", &args);
+        image
+    }
+
+    /// The image in another format.
+    pub fn convert(&self, raw: &Path, options: &[&str]) -> PathBuf {
+        let image = self.dir.path().join("disk.qcow2");
+        let mut args = vec!["convert", "-f", "raw", "-O", "qcow2"];
+        args.extend(options);
+        args.extend([raw.to_str().unwrap(), image.to_str().unwrap()]);
+        run("qemu-img", &args);
+        image
+    }
+}
+
+/// Runs a command of debugfs on an image.
+pub fn debugfs(image: &Path, command: &str) {
+    run("debugfs", &["-w", "-R", command, image.to_str().unwrap()]);
+}
+
+/// An empty disk of this many MiB with the partitions of an sfdisk script.
+pub fn disk(dir: &TempDir, mib: u64, script: &str) -> PathBuf {
+    let image = dir.path().join("whole.raw");
+    File::create(&image).unwrap().set_len(mib << 20).unwrap();
+    let command = format!(
+        "PATH=$PATH:/usr/sbin:/sbin; printf '{script}' | sfdisk -q {}",
+        image.display()
+    );
+    run("sh", &["-c", &command]);
+    image
+}
+
+/// Puts `content` into a disk at an offset in MiB.
+pub fn place(disk: &Path, mib: u64, content: &[u8]) {
+    let file = File::options().write(true).open(disk).unwrap();
+    file.write_all_at(content, mib << 20).unwrap();
+}
