@@ -172,14 +172,15 @@ deps_rust_ok() {
 
 # A versioned toolchain (Ubuntu's rustc-1.xx) lives outside PATH: put the newest one on it.
 deps_rust_path() {
-    local dir
+    local dir before=$PATH
     deps_rust_ok "${1:-}" && return 0
     for dir in /usr/bin $(printf '%s\n' /usr/lib/rust-*/bin | sort -rV); do
         [ -x "$dir/rustc" ] || continue
-        if (PATH=$dir:$PATH && deps_rust_ok "${1:-}"); then
-            export PATH=$dir:$PATH
+        PATH=$dir:$before
+        if deps_rust_ok "${1:-}"; then
             return 0
         fi
+        PATH=$before
     done
     return 1
 }
@@ -223,8 +224,8 @@ deps_install() {
         esac
     done < <(deps_table)
     case " $* " in
-    *" test "*) deps_rust_path test || rust=test ;;
-    *" build "*) deps_rust_path || rust=build ;;
+    *" test "*) deps_rust_path test || rust='test' ;;
+    *" build "*) deps_rust_path || rust='build' ;;
     esac
     if [ "${#missing[@]}" -eq 0 ] && [ -z "$rust" ]; then
         return 0
@@ -244,9 +245,9 @@ deps_install() {
     done
     if [ "${#qemu[@]}" -gt 0 ]; then
         bpo=$(deps_qemu_backport)
-        [ -n "$bpo" ] && deps_add_backports
+        [ -z "$bpo" ] || deps_add_backports || return 1
     fi
-    deps_update
+    deps_update || return 1
     if [ -n "$rust" ]; then
         # shellcheck disable=SC2207
         packages+=($(deps_rust_packages)) || {
@@ -259,10 +260,10 @@ deps_install() {
         if [ -z "$bpo" ]; then
             packages+=("${qemu[@]}")
         else
-            deps_qemu_from_backports "$bpo" "${qemu[@]}"
+            deps_qemu_from_backports "$bpo" "${qemu[@]}" || return 1
         fi
     fi
-    [ "${#packages[@]}" -eq 0 ] || deps_apt "${packages[@]}"
+    [ "${#packages[@]}" -eq 0 ] || deps_apt "${packages[@]}" || return 1
     if [ -n "$rust" ]; then
         deps_rust_path "$rust" || {
             deps_say "error: still no Rust toolchain >= $DEPS_RUST_MIN on PATH after installing one"
