@@ -186,7 +186,7 @@ impl<'b> Workbench<'b> {
         *login = Some(with.clone());
         let connect = ssh::connect(&with, self.plan.boot_timeout);
         let session = match self.run.phase("boot", machine.during(connect)).await {
-            Err(error) if error.get_detail().is_none() => {
+            Err(error) if error.get_kind() == Kind::Operation && error.get_detail().is_none() => {
                 let console = machine.console_tail();
                 return Err(error.detail("last lines of the serial console", console));
             }
@@ -200,7 +200,7 @@ impl<'b> Workbench<'b> {
     }
 
     async fn power_off(&self, mut machine: Machine) -> Result<PathBuf> {
-        if machine.power_off().await? {
+        if machine.power_off(self.plan.boot_timeout).await? {
             self.run
                 .events
                 .warn("the guest did not power off when asked and was stopped by force");

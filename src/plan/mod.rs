@@ -35,7 +35,7 @@ pub struct Plan {
     pub disk: Option<(u64, Range<usize>)>,
     pub seed: Extra,
     pub user: String,
-    /// How long booting may take, from power-on to a login.
+    /// How long booting may take, from power-on to a login, and powering off as well.
     pub boot_timeout: Duration,
     pub steps: Vec<Step>,
     /// What sealing leaves alone.

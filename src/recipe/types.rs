@@ -118,7 +118,7 @@ pub struct Ssh {
     /// The port that the guest's sshd listens on.
     #[serde(default = "port_22")]
     pub port: u16,
-    /// How long booting may take, from power-on to a login.
+    /// How long booting may take, from power-on to a login; powering off may take as long.
     #[serde(default = "five_minutes")]
     pub timeout: Timeout,
 }

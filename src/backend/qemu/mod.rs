@@ -21,9 +21,6 @@ use crate::run::{Resource, Run};
 use accel::Chosen;
 use qmp::{Event, Qmp};
 
-/// How long a machine may take to power off when asked; then it is stopped by force.
-const POWER_OFF: Duration = Duration::from_secs(90);
-
 /// How much of the console and of QEMU's own messages an error shows.
 const TAIL: u64 = 2048;
 
@@ -188,11 +185,11 @@ impl Machine {
         }
     }
 
-    /// Presses the power button and waits until the guest has powered off; stops it by force after a deadline, and
+    /// Presses the power button and waits until the guest has powered off; stops it by force after `deadline`, and
     /// returns whether that was needed.
-    pub async fn power_off(&mut self) -> Result<bool> {
+    pub async fn power_off(&mut self, deadline: Duration) -> Result<bool> {
         self.qmp.execute("system_powerdown", json!({})).await?;
-        let ended = tokio::time::timeout(POWER_OFF, self.ended()).await;
+        let ended = tokio::time::timeout(deadline, self.ended()).await;
         if let Ok(result) = ended {
             return result.map(|()| false);
         }

@@ -1,0 +1,305 @@
+//! A place for one test: a home of its own for imgbuild, a folder for recipes and images, and eyes on what is left.
+#![allow(dead_code)] // each test file uses a part
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+/// One test's place.
+pub struct Lab {
+    folder: tempfile::TempDir,
+    name: String,
+    began: Instant,
+}
+
+/// A guest image that `scripts/test` has made.
+#[derive(Clone, Copy)]
+pub enum Image {
+    /// Kernel, busybox, sshd: boots in seconds, has no cloud-init.
+    Tiny,
+    /// Debian 12 with cloud-init.
+    Debian,
+}
+
+impl Image {
+    pub fn path(self) -> PathBuf {
+        let variable = match self {
+            Image::Tiny => "IMGBUILD_TEST_TINY",
+            Image::Debian => "IMGBUILD_TEST_BASE",
+        };
+        let path = std::env::var_os(variable)
+            .unwrap_or_else(|| panic!("{variable} is not set: run scripts/test"));
+        PathBuf::from(path)
+    }
+
+    fn memory(self) -> &'static str {
+        match self {
+            Image::Tiny => "256M",
+            Image::Debian => "1536M",
+        }
+    }
+}
+
+/// How a command ended.
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl From<Output> for Ended {
+    fn from(output: Output) -> Self {
+        Ended {
+            // A shell's number for a signal, so that a test can ask for 137.
+            code: output
+                .status
+                .code()
+                .or(output.status.signal().map(|signal| 128 + signal)),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Ended {
+    /// Asserts the exit code, showing everything if it is another.
+    #[track_caller]
+    pub fn with_code(self, code: i32) -> Self {
+        assert_eq!(
+            self.code,
+            Some(code),
+            "stdout:\n{}\nstderr:\n{}",
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    #[track_caller]
+    pub fn saying(self, text: &str) -> Self {
+        assert!(
+            self.stderr.contains(text),
+            "`{text}` is not in:\n{}",
+            self.stderr
+        );
+        self
+    }
+
+    #[track_caller]
+    pub fn not_saying(self, text: &str) -> Self {
+        let all = format!("{}{}", self.stdout, self.stderr);
+        assert!(!all.contains(text), "`{text}` is in:\n{all}");
+        self
+    }
+}
+
+impl Lab {
+    pub fn new(name: &str) -> Self {
+        Lab {
+            folder: tempfile::tempdir().unwrap(),
+            name: name.to_owned(),
+            began: Instant::now(),
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.path("home")
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Writes `NAME.toml`: a recipe on `image` with `rest` behind source and machine.
+    pub fn recipe(&self, name: &str, image: Image, rest: &str) -> PathBuf {
+        let text = format!(
+            "[image]\nname = \"{name}\"\n\n[source]\nfile = {:?}\n\n[machine]\nmemory = \"{}\"\n{rest}",
+            image.path(),
+            image.memory()
+        );
+        self.write(&format!("{name}.toml"), text)
+    }
+
+    /// `imgbuild` with these arguments, in this lab.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_imgbuild"));
+        command
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .env("IMGBUILD_HOME", self.home())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn imgbuild(&self, arguments: &[&str]) -> Ended {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    /// Starts a run that reports as JSON lines, to be watched.
+    pub fn watch(&self, arguments: &[&str]) -> Watched {
+        let mut all = vec!["run", "--format", "json"];
+        all.extend(arguments);
+        let mut child = self
+            .command(&all)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let events = BufReader::new(child.stdout.take().unwrap());
+        Watched {
+            child,
+            events,
+            seen: String::new(),
+        }
+    }
+
+    pub fn artifact(&self, name: &str) -> PathBuf {
+        self.path(&format!("out/{name}.qcow2"))
+    }
+
+    pub fn record(&self, name: &str) -> Value {
+        let text = std::fs::read_to_string(self.path(&format!("out/{name}.build.json"))).unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Looks from outside for anything that a build has left: processes, disks, unfinished images, journals, locks.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.processes(), Vec::<String>::new(), "processes");
+        assert_eq!(
+            files(&self.home().join("cache/work")),
+            Vec::<PathBuf>::new(),
+            "disks"
+        );
+        let unfinished = |path: &PathBuf| path.to_string_lossy().ends_with(".partial");
+        let output: Vec<_> = files(&self.path("out"))
+            .into_iter()
+            .filter(unfinished)
+            .collect();
+        assert_eq!(output, Vec::<PathBuf>::new(), "unfinished images");
+        for path in files(&self.home().join("state")) {
+            assert!(!path.ends_with("journal.jsonl"), "{}", path.display());
+            let is_lock =
+                path.file_name().unwrap() == "lock" || path.parent().unwrap().ends_with("locks");
+            if is_lock {
+                let file = std::fs::File::open(&path).unwrap();
+                assert!(file.try_lock().is_ok(), "{} is held", path.display());
+            }
+        }
+    }
+
+    /// Command lines of processes that work in this lab.
+    pub fn processes(&self) -> Vec<String> {
+        let folder = self.folder.path().to_string_lossy().into_owned();
+        let pids = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = pids.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        lines
+            .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+            .filter(|line| line.contains("qemu") && line.contains(&folder))
+            .collect()
+    }
+}
+
+impl Drop for Lab {
+    /// Adds to the account of time spent with machines, which `scripts/test` prints.
+    fn drop(&mut self) {
+        use std::io::Write;
+        let Some(account) = std::env::var_os("IMGBUILD_TEST_ACCOUNT") else {
+            return;
+        };
+        let mut file = std::fs::File::options()
+            .append(true)
+            .create(true)
+            .open(account)
+            .unwrap();
+        writeln!(
+            file,
+            "{:.1} {}",
+            self.began.elapsed().as_secs_f64(),
+            self.name
+        )
+        .unwrap();
+    }
+}
+
+/// A run under observation.
+pub struct Watched {
+    child: Child,
+    events: BufReader<std::process::ChildStdout>,
+    seen: String,
+}
+
+impl Watched {
+    /// Reads events until one satisfies `wanted`; `None` when the run ended first.
+    pub fn until(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if self.events.read_line(&mut line).unwrap() == 0 {
+                return None;
+            }
+            self.seen.push_str(&line);
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if wanted(&event) {
+                return Some(event);
+            }
+        }
+    }
+
+    #[track_caller]
+    pub fn until_phase(&mut self, phase: &str) {
+        let begins = |event: &Value| event["event"] == "phase-started" && event["phase"] == phase;
+        let found = self.until(begins);
+        assert!(
+            found.is_some(),
+            "phase {phase} never began; events:\n{}",
+            self.seen
+        );
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let status = Command::new("kill")
+            .args(["-s", signal, &pid])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end and returns everything that was said.
+    pub fn end(mut self) -> Ended {
+        while self.until(|_| false).is_some() {}
+        let seen = std::mem::take(&mut self.seen);
+        let mut ended = Ended::from(self.child.wait_with_output().unwrap());
+        ended.stdout = seen;
+        ended
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return vec![];
+    };
+    let paths = entries.flatten().map(|entry| entry.path());
+    paths
+        .flat_map(|path| {
+            if path.is_dir() {
+                files(&path)
+            } else {
+                vec![path]
+            }
+        })
+        .collect()
+}
