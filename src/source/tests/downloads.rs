@@ -166,6 +166,23 @@ async fn pieces_that_do_not_fit_are_downloaded_again_even_without_validators() {
 }
 
 #[tokio::test]
+async fn a_wrong_file_in_pieces_is_asked_for_once_more_as_a_whole() {
+    let world = World::new();
+    let spec = pinned(&world.server.put("disk.img", disk()), b"something else");
+    world.server.act("disk.img", [Act::Cut(50_000)]);
+    let options = Options {
+        attempts: 9,
+        ..impatient()
+    };
+    let world = World {
+        http: Http::with(options).unwrap(),
+        ..world
+    };
+    assert_eq!(world.refuse(&spec).await.get_kind(), Kind::Verification);
+    assert_eq!(world.server.gets("disk.img").len(), 3);
+}
+
+#[tokio::test]
 async fn a_stalled_connection_counts_as_failure_and_is_resumed() {
     let world = World::new();
     let spec = pinned(&world.server.put("disk.img", disk()), &disk());

@@ -167,3 +167,15 @@ fn sha512(content: &[u8]) -> String {
     hasher.update(content);
     hasher.finish().sha512.unwrap()
 }
+
+/// Puts another content in a file's place. Within one tick of the kernel's clock the file's times would not tell.
+fn replace(path: &std::path::Path, content: &[u8]) {
+    use std::os::unix::fs::PermissionsExt;
+    let stamp = || stamp::Stamp::of(&std::fs::metadata(path).unwrap());
+    let before = stamp();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
+    while stamp() == before {
+        std::fs::write(path, content).unwrap();
+    }
+    std::fs::write(path, content).unwrap();
+}
