@@ -43,9 +43,10 @@ impl Observer for Told {
     }
 }
 
-fn impatient() -> Options {
+/// Long enough for a busy machine to answer; tests about stalls use [`World::impatient`].
+fn options() -> Options {
     Options {
-        stall_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_secs(60),
         attempts: 3,
         backoff: Duration::from_millis(1),
         proxies: false,
@@ -60,7 +61,7 @@ impl World {
         World {
             dirs: Dirs::under(home.path()),
             home,
-            http: Http::with(impatient()).unwrap(),
+            http: Http::with(options()).unwrap(),
             events: Events::new("test", vec![told.clone()]),
             told,
             server: Server::start(),
@@ -70,6 +71,18 @@ impl World {
                 fingerprint: String::new(),
             },
         }
+    }
+
+    /// Takes a silence of 200 ms for a stall, and has attempts to spare where a busy machine is silent by itself.
+    fn impatient() -> Self {
+        let mut world = World::new();
+        world.http = Http::with(Options {
+            stall_timeout: Duration::from_millis(200),
+            attempts: 30,
+            ..options()
+        })
+        .unwrap();
+        world
     }
 
     fn cx(&self) -> Context<'_> {

@@ -119,7 +119,7 @@ async fn a_list_that_cannot_be_fetched_is_an_error() {
     let list = world.server.put("SHA256SUMS", sums("disk.img", &disk()));
     world
         .server
-        .act("SHA256SUMS", [Act::Status(503), Act::Stall(3)]);
+        .act("SHA256SUMS", [Act::Status(503), Act::Cut(3)]);
     world.get(&listed(&url, &list)).await.unwrap();
 }
 
