@@ -217,6 +217,7 @@ impl Cache {
             .doing(doing)?;
         file.sync_all().doing(doing)?;
         let metadata = file.metadata().doing(doing)?;
+        // The stamp is fresh, so it could miss a change within a tick of the clock; but nobody else writes here.
         // `blocks` counts 512 bytes, whatever the file system's own block size.
         let meta = describe(Stamp::of(&metadata), metadata.blocks() * 512);
         self.write_meta(staged, &meta)?;

@@ -3,11 +3,15 @@
 //! The `pgp` crate does the cryptography and leaves policy to its caller, so the policy is here: which hashes and keys
 //! are good enough, and that nothing has expired or was revoked.
 
+use std::io::Read;
 use std::time::Duration;
 
+use pgp::armor::Dearmor;
 use pgp::composed::{Deserializable, DetachedSignature, SignedPublicKey, SignedPublicSubKey};
 use pgp::crypto::hash::HashAlgorithm;
-use pgp::packet::{Signature, SignatureType, SignatureVersion, SubpacketData};
+use pgp::packet::{
+    Packet, PacketParser, Signature, SignatureType, SignatureVersion, SubpacketData,
+};
 use pgp::ser::Serialize as _;
 use pgp::types::{KeyDetails, PublicParams, Tag};
 
@@ -49,9 +53,32 @@ pub(super) fn verify(
 }
 
 fn certificates(keyring: &[u8], only: Option<&str>) -> Result<Vec<SignedPublicKey>, String> {
-    let unreadable = |error: pgp::errors::Error| format!("the key cannot be read: {error}");
-    let (all, _) = SignedPublicKey::from_reader_many(keyring).map_err(unreadable)?;
-    let all = all.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    let unreadable = |error: &dyn std::fmt::Display| format!("the key cannot be read: {error}");
+    let mut dearmoured = Vec::new();
+    let packets = match keyring.first() {
+        // All binary packets begin with this bit, and no text does.
+        Some(first) if first & 0x80 != 0 => keyring,
+        _ => {
+            let mut armoured = Dearmor::new(keyring);
+            let read = armoured.read_to_end(&mut dearmoured);
+            read.map_err(|error| unreadable(&error))?;
+            &dearmoured
+        }
+    };
+    // GnuPG's own keyrings, such as Ubuntu's, have its private notes between the packets. The parser of certificates
+    // would take each for the end of a certificate, and overlook what follows: self-signatures, and revocations.
+    let noise = |packet: &Result<Packet, _>| {
+        matches!(
+            packet,
+            Ok(Packet::Trust(_) | Packet::Marker(_) | Packet::Padding(_))
+                | Err(pgp::errors::Error::Unsupported { .. })
+        )
+    };
+    let packets = PacketParser::new(packets).filter(|packet| !noise(packet));
+    let all = SignedPublicKey::from_packets(packets.peekable());
+    let all = all
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unreadable(&error))?;
     let chosen: Vec<_> = all
         .into_iter()
         .filter(|key| only.is_none_or(|only| fingerprint(&key.primary_key) == only))

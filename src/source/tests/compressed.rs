@@ -85,8 +85,7 @@ async fn compressed_images_are_unpacked_whatever_their_name() {
 async fn a_changed_unpacked_image_is_noticed() {
     let world = World::new();
     let image = get(&world, "disk.xz", &xz(&disk())).await.unwrap();
-    std::fs::remove_file(&image.path).unwrap();
-    std::fs::write(&image.path, disk_of(256 * 1024, 1)).unwrap();
+    replace(&image.path, &disk_of(256 * 1024, 1));
     drop(image);
     let image = get(&world, "disk.xz", &xz(&disk())).await.unwrap();
     assert_eq!(std::fs::read(&image.path).unwrap(), disk());

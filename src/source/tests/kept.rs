@@ -1,5 +1,3 @@
-use std::os::unix::fs::PermissionsExt;
-
 use super::*;
 use crate::error::Kind;
 
@@ -10,16 +8,10 @@ async fn one() -> (World, Spec, BaseImage) {
     (world, spec, image)
 }
 
-fn overwrite(image: &BaseImage, content: &[u8]) {
-    let writable = std::fs::Permissions::from_mode(0o644);
-    std::fs::set_permissions(&image.path, writable).unwrap();
-    std::fs::write(&image.path, content).unwrap();
-}
-
 #[tokio::test]
 async fn a_touched_image_is_hashed_once_and_trusted_again() {
     let (world, spec, image) = one().await;
-    overwrite(&image, &disk());
+    replace(&image.path, &disk());
     drop(image);
     let hashed = |world: &World| world.told().matches("phase: \"verify\"").count();
     let before = hashed(&world);
@@ -34,7 +26,7 @@ async fn a_touched_image_is_hashed_once_and_trusted_again() {
 #[tokio::test]
 async fn a_changed_image_is_dropped_and_fetched_again() {
     let (world, spec, image) = one().await;
-    overwrite(&image, &disk_of(256 * 1024, 9));
+    replace(&image.path, &disk_of(256 * 1024, 9));
     drop(image);
     let image = world.get(&spec).await.unwrap();
     assert_eq!(std::fs::read(&image.path).unwrap(), disk());
@@ -56,7 +48,7 @@ async fn an_entry_without_its_parts_is_fetched_again() {
 #[tokio::test]
 async fn a_changed_image_is_an_error_offline() {
     let (mut world, spec, image) = one().await;
-    overwrite(&image, b"something else");
+    replace(&image.path, b"something else");
     drop(image);
     world.offline = true;
     world.refuse(&spec).await;
@@ -65,7 +57,7 @@ async fn a_changed_image_is_an_error_offline() {
 #[tokio::test]
 async fn a_changed_image_in_use_is_a_conflict() {
     let (world, spec, image) = one().await;
-    overwrite(&image, b"something else");
+    replace(&image.path, b"something else");
     assert_eq!(
         world.get(&spec).await.unwrap_err().get_kind(),
         Kind::Conflict

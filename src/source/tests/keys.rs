@@ -60,6 +60,17 @@ impl Key {
         self.public().to_bytes().unwrap()
     }
 
+    /// A certificate as GnuPG keeps it for itself: with a note of its trust after each packet.
+    pub fn with_trust_packets(public: &[u8]) -> Vec<u8> {
+        const TRUST: &[u8] = b"\xb0\x02\x00\x00";
+        let mut kept = Vec::new();
+        for packet in pgp::packet::PacketParser::new(public) {
+            packet.unwrap().to_writer(&mut kept).unwrap();
+            kept.extend_from_slice(TRUST);
+        }
+        kept
+    }
+
     pub fn armoured(&self) -> Vec<u8> {
         self.public()
             .to_armored_bytes(ArmorOptions::default())

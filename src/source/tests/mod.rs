@@ -43,9 +43,10 @@ impl Observer for Told {
     }
 }
 
-fn impatient() -> Options {
+/// Long enough for a busy machine to answer; tests about stalls use [`World::impatient`].
+fn options() -> Options {
     Options {
-        stall_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_secs(60),
         attempts: 3,
         backoff: Duration::from_millis(1),
         proxies: false,
@@ -60,7 +61,7 @@ impl World {
         World {
             dirs: Dirs::under(home.path()),
             home,
-            http: Http::with(impatient()).unwrap(),
+            http: Http::with(options()).unwrap(),
             events: Events::new("test", vec![told.clone()]),
             told,
             server: Server::start(),
@@ -70,6 +71,18 @@ impl World {
                 fingerprint: String::new(),
             },
         }
+    }
+
+    /// Takes a silence of 200 ms for a stall, and has attempts to spare where a busy machine is silent by itself.
+    fn impatient() -> Self {
+        let mut world = World::new();
+        world.http = Http::with(Options {
+            stall_timeout: Duration::from_millis(200),
+            attempts: 30,
+            ..options()
+        })
+        .unwrap();
+        world
     }
 
     fn cx(&self) -> Context<'_> {
@@ -166,4 +179,16 @@ fn sha512(content: &[u8]) -> String {
     let mut hasher = super::digest::Hasher::for_expected(expected.as_ref());
     hasher.update(content);
     hasher.finish().sha512.unwrap()
+}
+
+/// Puts another content in a file's place. Within one tick of the kernel's clock the file's times would not tell.
+fn replace(path: &std::path::Path, content: &[u8]) {
+    use std::os::unix::fs::PermissionsExt;
+    let stamp = || stamp::Stamp::of(&std::fs::metadata(path).unwrap());
+    let before = stamp();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
+    while stamp() == before {
+        std::fs::write(path, content).unwrap();
+    }
+    std::fs::write(path, content).unwrap();
 }

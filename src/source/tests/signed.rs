@@ -35,6 +35,18 @@ fn a_signing_subkey_signs_for_its_certificate() {
 }
 
 #[test]
+fn keyrings_that_gnupg_keeps_for_itself_are_read_without_overlooking_revocations() {
+    let key = Key::with_subkey();
+    let signature = key.sign(LIST);
+    let keyring = Key::with_trust_packets(&key.binary());
+    assert_eq!(check(&signature, &keyring), Ok(key.fingerprint()));
+    for revoked in [key.revoked(), key.with_revoked_subkey()] {
+        let error = reason(&signature, &Key::with_trust_packets(&revoked));
+        assert!(error.contains("was revoked"), "{error}");
+    }
+}
+
+#[test]
 fn a_changed_list_is_refused() {
     let key = Key::new();
     let error = verify(

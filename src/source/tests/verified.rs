@@ -68,6 +68,17 @@ async fn an_image_is_verified_by_a_list_of_sha256_or_sha512() {
 }
 
 #[tokio::test]
+async fn a_cached_image_is_said_to_be_verified_as_it_was_this_time() {
+    let world = World::new();
+    let url = world.server.put("disk.img", disk());
+    let list = world.server.put("SUMS", sums("disk.img", &disk()));
+    world.get(&pinned(&url, &disk())).await.unwrap();
+    let image = world.get(&listed(&url, &list)).await.unwrap();
+    assert_eq!(image.verified, Verified::Checksums { list });
+    assert_eq!(world.server.gets("disk.img").len(), 1);
+}
+
+#[tokio::test]
 async fn the_same_image_by_sha256_and_sha512_is_kept_once() {
     let world = World::new();
     let url = world.server.put("disk.img", disk());
@@ -108,7 +119,7 @@ async fn a_list_that_cannot_be_fetched_is_an_error() {
     let list = world.server.put("SHA256SUMS", sums("disk.img", &disk()));
     world
         .server
-        .act("SHA256SUMS", [Act::Status(503), Act::Stall(3)]);
+        .act("SHA256SUMS", [Act::Status(503), Act::Cut(3)]);
     world.get(&listed(&url, &list)).await.unwrap();
 }
 
