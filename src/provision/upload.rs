@@ -153,11 +153,7 @@ fn append(
             archive.append_link(&mut header, path, target)
         }
         EntryKind::File { .. } => {
-            let source = match entry.path.as_os_str().is_empty() {
-                true => tree.root.clone(),
-                false => tree.root.join(&entry.path),
-            };
-            let file = std::fs::File::open(&source)?;
+            let file = std::fs::File::open(tree.locate(&entry.path))?;
             let modified = file.metadata()?.modified()?;
             let since = modified.duration_since(std::time::UNIX_EPOCH);
             header.set_mtime(since.unwrap_or_default().as_secs());

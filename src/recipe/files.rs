@@ -53,6 +53,15 @@ pub enum EntryKind {
 }
 
 impl Tree {
+    /// Where an entry is on this machine.
+    pub fn locate(&self, path: &Path) -> PathBuf {
+        match path.as_os_str().is_empty() {
+            // Joining an empty path would append a `/`, which a file does not take.
+            true => self.root.clone(),
+            false => self.root.join(path),
+        }
+    }
+
     /// A digest over paths, modes and contents; the modification times do not count. Reads every file.
     pub fn digest(&self) -> Result<String> {
         let mut hasher = Sha256::new();
@@ -71,7 +80,7 @@ impl Tree {
                 }
                 EntryKind::File { .. } => {
                     field(b"file");
-                    field(&file_digest(&self.root.join(&entry.path))?);
+                    field(&file_digest(&self.locate(&entry.path))?);
                 }
             }
         }
@@ -174,13 +183,13 @@ fn cannot_read(written: &str, error: &std::io::Error) -> String {
 }
 
 fn tree(root: &Path, written: &str) -> Result<Tree, String> {
-    let mut entries = vec![];
+    let mut tree = Tree {
+        root: root.to_owned(),
+        entries: vec![],
+    };
     let mut pending = vec![PathBuf::new()];
     while let Some(path) = pending.pop() {
-        let full = match path.as_os_str().is_empty() {
-            true => root.to_owned(),
-            false => root.join(&path),
-        };
+        let full = tree.locate(&path);
         let name = Path::new(written).join(&path).display().to_string();
         let told = |error: std::io::Error| cannot_read(name.trim_end_matches('/'), &error);
         // The root may be a symlink to what is meant; what is below it is taken as it is.
@@ -203,13 +212,10 @@ fn tree(root: &Path, written: &str) -> Result<Tree, String> {
             return Err(format!("`{name}` is neither file, folder nor symlink"));
         };
         let mode = about.mode() & 0o7777;
-        entries.push(Entry { path, kind, mode });
+        tree.entries.push(Entry { path, kind, mode });
     }
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(Tree {
-        root: root.to_owned(),
-        entries,
-    })
+    tree.entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(tree)
 }
 
 #[cfg(test)]
