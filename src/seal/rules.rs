@@ -108,6 +108,13 @@ pub(super) fn paths(item: Item) -> Paths {
                 "/etc/gshadow-",
                 "/etc/subuid-",
                 "/etc/subgid-",
+                // Debian's daily copies.
+                "/var/backups/passwd.bak",
+                "/var/backups/shadow.bak",
+                "/var/backups/group.bak",
+                "/var/backups/gshadow.bak",
+                "/var/backups/subuid.bak",
+                "/var/backups/subgid.bak",
             ],
             &[],
         ),

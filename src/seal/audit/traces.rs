@@ -29,7 +29,11 @@ pub(super) fn builder(guest: &Guest, plan: &Plan, findings: &mut Findings) -> Re
         }
     }
     for name in ACCOUNTS.iter().chain(GROUPS) {
-        for file in [format!("/etc/{name}"), format!("/etc/{name}-")] {
+        for file in [
+            format!("/etc/{name}"),
+            format!("/etc/{name}-"),
+            format!("/var/backups/{name}.bak"),
+        ] {
             findings.check();
             let text = guest.read(file.as_bytes(), SEARCHED)?.unwrap_or_default();
             if text
