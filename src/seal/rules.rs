@@ -48,7 +48,6 @@ pub(super) fn paths(item: Item) -> Paths {
                 "/etc/NetworkManager/conf.d/99-cloud-init.conf",
                 "/etc/NetworkManager/conf.d/30-cloud-init-ip6-addr-gen-mode.conf",
                 "/var/lib/cloud/seed",
-                "/var/log/cloud-init*",
             ],
             &[],
         ),
@@ -74,7 +73,7 @@ pub(super) fn paths(item: Item) -> Paths {
             ],
             &[],
         ),
-        Item::Logs => (&[], &["/var/log/journal"]),
+        Item::Logs => (&["/var/log/cloud-init*"], &["/var/log/journal"]),
         Item::LoginRecords => (
             &[
                 "/var/log/wtmp*",

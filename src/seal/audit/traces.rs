@@ -123,7 +123,6 @@ pub(super) fn keys(
         guest.walk(&place, &mut |path, entry| {
             // What a recipe keeps says, of course, where it comes from.
             let kept = (keeps(Item::SshHostKeys) && path.starts_with(b"/etc/ssh/ssh_host_"))
-                || (keeps(Item::CloudInit) && path.starts_with(b"/var/log/cloud-init"))
                 || (keeps(Item::Hostname) && matches!(path, b"/etc/hostname" | b"/etc/hosts"));
             if entry.kind.is_regular_file() && !kept {
                 files.push(path.to_vec());
