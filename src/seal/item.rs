@@ -89,7 +89,7 @@ impl Item {
             Item::SshHostKeys => "removes the SSH server's host keys; each clone makes its own",
             Item::Hostname => "sets the host name back to localhost",
             Item::CloudInit => {
-                "removes what cloud-init rendered for the build: network configuration, sshd snippet, seed, logs"
+                "removes what cloud-init rendered for the build: network configuration, sshd snippet, seed"
             }
             Item::DhcpLeases => "removes leases and identifiers of DHCP clients",
             Item::UdevNet => {
@@ -97,7 +97,7 @@ impl Item {
             }
             Item::RandomSeed => "removes saved random seeds and systemd's credential secret",
             Item::Logs => {
-                "deletes rotated logs and the journal, empties other files under /var/log"
+                "deletes the journal, rotated logs and cloud-init's, empties other files under /var/log"
             }
             Item::LoginRecords => "removes wtmp, btmp, lastlog and their successors",
             Item::CrashData => "removes core dumps, crash reports and saved kernel logs",

@@ -48,7 +48,6 @@ pub(super) fn paths(item: Item) -> Paths {
                 "/etc/NetworkManager/conf.d/99-cloud-init.conf",
                 "/etc/NetworkManager/conf.d/30-cloud-init-ip6-addr-gen-mode.conf",
                 "/var/lib/cloud/seed",
-                "/var/log/cloud-init*",
             ],
             &[],
         ),
@@ -74,7 +73,7 @@ pub(super) fn paths(item: Item) -> Paths {
             ],
             &[],
         ),
-        Item::Logs => (&[], &["/var/log/journal"]),
+        Item::Logs => (&["/var/log/cloud-init*"], &["/var/log/journal"]),
         Item::LoginRecords => (
             &[
                 "/var/log/wtmp*",
@@ -108,6 +107,13 @@ pub(super) fn paths(item: Item) -> Paths {
                 "/etc/gshadow-",
                 "/etc/subuid-",
                 "/etc/subgid-",
+                // Debian's daily copies.
+                "/var/backups/passwd.bak",
+                "/var/backups/shadow.bak",
+                "/var/backups/group.bak",
+                "/var/backups/gshadow.bak",
+                "/var/backups/subuid.bak",
+                "/var/backups/subgid.bak",
             ],
             &[],
         ),

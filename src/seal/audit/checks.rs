@@ -79,7 +79,7 @@ pub(super) fn items(guest: &Guest, plan: &Plan, findings: &mut Findings) -> Resu
         match item {
             Item::MachineId => machine_id(guest, subject, findings)?,
             Item::Hostname => hostname(guest, subject, findings)?,
-            Item::Logs => logs(guest, subject, plan, findings)?,
+            Item::Logs => logs(guest, subject, findings)?,
             _ => {}
         }
     }
@@ -133,17 +133,15 @@ fn hostname(guest: &Guest, subject: Subject, findings: &mut Findings) -> Result<
     Ok(())
 }
 
-/// Empty logs may stay, for their owner and mode. What has its own item is that item's affair.
-fn logs(guest: &Guest, subject: Subject, plan: &Plan, findings: &mut Findings) -> Result<()> {
+/// Empty logs may stay, for their owner and mode. What has an item or pattern of its own is reported there.
+fn logs(guest: &Guest, subject: Subject, findings: &mut Findings) -> Result<()> {
     findings.check();
-    let keeps_cloud_init = plan.keep.contains(&Item::CloudInit);
-    let journal: &[u8] = b"/var/log/journal/";
     guest.walk(b"/var/log", &mut |path, entry| {
         let others = LOGIN_RECORDS
             .iter()
             .any(|name| entry.name == name.as_bytes())
-            || path.starts_with(journal)
-            || (keeps_cloud_init && entry.name.starts_with(b"cloud-init"));
+            || path.starts_with(b"/var/log/journal/")
+            || path.starts_with(b"/var/log/cloud-init");
         if entry.kind.is_regular_file() && !others && entry.metadata()?.len() > 0 {
             findings.add(subject, path, "is not empty");
         }

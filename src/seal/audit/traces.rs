@@ -29,7 +29,11 @@ pub(super) fn builder(guest: &Guest, plan: &Plan, findings: &mut Findings) -> Re
         }
     }
     for name in ACCOUNTS.iter().chain(GROUPS) {
-        for file in [format!("/etc/{name}"), format!("/etc/{name}-")] {
+        for file in [
+            format!("/etc/{name}"),
+            format!("/etc/{name}-"),
+            format!("/var/backups/{name}.bak"),
+        ] {
             findings.check();
             let text = guest.read(file.as_bytes(), SEARCHED)?.unwrap_or_default();
             if text
@@ -119,7 +123,6 @@ pub(super) fn keys(
         guest.walk(&place, &mut |path, entry| {
             // What a recipe keeps says, of course, where it comes from.
             let kept = (keeps(Item::SshHostKeys) && path.starts_with(b"/etc/ssh/ssh_host_"))
-                || (keeps(Item::CloudInit) && path.starts_with(b"/var/log/cloud-init"))
                 || (keeps(Item::Hostname) && matches!(path, b"/etc/hostname" | b"/etc/hosts"));
             if entry.kind.is_regular_file() && !kept {
                 files.push(path.to_vec());

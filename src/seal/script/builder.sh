@@ -13,14 +13,14 @@ esac
 # By hand, because userdel refuses while the user is logged in, and busybox has another one. The backups may be kept.
 set --
 for name in $accounts; do
-    for file in "/etc/$name" "/etc/$name-"; do
+    for file in "/etc/$name" "/etc/$name-" "/var/backups/$name.bak"; do
         [ -f "$file" ] && set -- "$@" "$file"
     done
 done
 sed -i -e "/^$pattern:/d" "$@" || fail "removing $builder from $*"
 set --
 for name in $groups; do
-    for file in "/etc/$name" "/etc/$name-"; do
+    for file in "/etc/$name" "/etc/$name-" "/var/backups/$name.bak"; do
         [ -f "$file" ] && set -- "$@" "$file"
     done
 done
@@ -53,4 +53,4 @@ for dir in /*; do
     esac
 done
 [ -d /usr/local ] && set -- "$@" /usr/local
-find "$@" -xdev \( -uid "$uid" -o -gid "$gid" \) -exec chown -h 0:0 {} + || fail "finding the files of $builder"
+find "$@" -xdev \( -user "$uid" -o -group "$gid" \) -exec chown -h 0:0 {} + || fail "finding the files of $builder"

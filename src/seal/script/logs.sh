@@ -7,9 +7,16 @@ pid=
 [ -r /run/auditd.pid ] && read -r pid </run/auditd.pid
 [ -n "$pid" ] && kill "$pid" 2>/dev/null
 if [ -d /var/log ]; then
-    # Programs may rely on their file's owner and mode: a current log is emptied, not deleted.
-    find /var/log -xdev -type f ! -size 0 $not_logs \( \
-        \( -name '*.gz' -o -name '*.xz' -o -name '*.bz2' -o -name '*.zst' -o -name '*.old' -o -name '*.[0-9]' \
-        -o -name '*.[0-9][0-9]' -o -name '*-20[0-9][0-9][0-9][0-9][0-9][0-9]' \) -exec rm -f {} + \
-        -o -exec sh -c 'for file; do true >"$file" || exit 1; done' sh {} + \) || fail "clearing /var/log"
+    # Programs may rely on their file's owner and mode: a current log is emptied, not deleted. busybox's find cannot
+    # do two kinds of `-exec … +`, so telling them apart is left to the shell; what remains in "$@" is rotated.
+    find /var/log -xdev -type f ! -size 0c $not_logs -exec sh -c '
+        for file; do
+            shift
+            case $file in
+            *.gz | *.xz | *.bz2 | *.zst | *.old | *.[0-9] | *.[0-9][0-9] | *-20[0-9][0-9][0-9][0-9][0-9][0-9])
+                set -- "$@" "$file" ;;
+            *) true >"$file" || exit 1 ;;
+            esac
+        done
+        [ $# = 0 ] || rm -f "$@"' sh {} + || fail "clearing /var/log"
 fi

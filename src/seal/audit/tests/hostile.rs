@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant};
 
 use super::fixture::{Tree, audit_with, debugfs, disk, findings, place, places, plan};
 use crate::seal::Item;
@@ -68,7 +67,6 @@ fn flipped_bytes_end_in_a_result() {
     // Without checksums, or nearly every change would be caught by these.
     let raw = tree.image_with(&["-O", "^metadata_csum"]);
     let packed = tree.convert(&raw, &["-c"]);
-    let start = Instant::now();
     let mut noise = Noise(7);
     for (path, format, reach) in [
         (&raw, Format::Raw, 1 << 20),
@@ -83,14 +81,15 @@ fn flipped_bytes_end_in_a_result() {
             for at in &places {
                 file.write_all_at(&[noise.next() as u8], *at).unwrap();
             }
-            let _ = audit_with(path, format, &plan(&[]));
+            if let Err(error) = audit_with(path, format, &plan(&[])) {
+                assert!(!error.to_string().contains("far too long"), "{error}");
+            }
             for at in places {
                 file.write_all_at(&content[at as usize..=at as usize], at)
                     .unwrap();
             }
         }
     }
-    assert!(start.elapsed() < Duration::from_secs(60));
 }
 
 #[test]
