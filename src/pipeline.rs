@@ -124,16 +124,16 @@ impl<'b> Workbench<'b> {
         if let Some(told) = told {
             run.events.note(told);
         }
-        let zstd = match plan.output.compression {
-            Compression::None => false,
-            Compression::Zstd => true,
-            Compression::Default => image::has_zstd().await?,
-        };
         let folder = run.dirs.work().join(&run.id);
         run.guard(Resource::Folder {
             path: folder.clone(),
         })?;
         std::fs::create_dir_all(&folder).doing(|| format!("creating {}", folder.display()))?;
+        let zstd = match plan.output.compression {
+            Compression::None => false,
+            Compression::Zstd => true,
+            Compression::Default => image::has_zstd(&folder).await?,
+        };
         Ok(Workbench {
             plan,
             options,

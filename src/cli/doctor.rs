@@ -32,7 +32,7 @@ pub async fn run(screen: Screen) -> Result<()> {
         program("qemu-system-x86_64", "qemu-system-x86").await,
         program("qemu-img", "qemu-utils").await,
         same_version().await,
-        zstd().await,
+        zstd(&dirs).await,
         kvm(),
         uefi(),
         room(&dirs),
@@ -118,9 +118,14 @@ async fn same_version() -> Finding {
     }
 }
 
-async fn zstd() -> Finding {
+async fn zstd(dirs: &Dirs) -> Finding {
     let what = "zstd compression";
-    match image::has_zstd().await {
+    let folder = dirs.work();
+    let has_zstd = match std::fs::create_dir_all(&folder) {
+        Ok(()) => image::has_zstd(&folder).await,
+        Err(error) => Err(Error::new("creating a folder").cause(error)),
+    };
+    match has_zstd {
         Ok(true) => Finding {
             what,
             state: State::Good,

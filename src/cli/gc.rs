@@ -5,8 +5,9 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::run::gc::{Reaped, reap};
+use crate::source;
 use crate::store::Dirs;
-use crate::ui::Screen;
+use crate::ui::{Screen, bytes};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -17,7 +18,12 @@ pub struct Arguments {
 
 /// Removes what dead builds left.
 pub async fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
-    let reaped = reap(&Dirs::from_env()?, arguments.kept).await?;
+    let dirs = Dirs::from_env()?;
+    let reaped = reap(&dirs, arguments.kept).await?;
+    let swept = source::sweep(&dirs)?;
+    if swept > 0 {
+        screen.note(&format!("removed {} of unfinished downloads", bytes(swept)));
+    }
     if reaped.is_empty() {
         let nothing = json!({"event": "result", "removed": [], "remaining": []});
         screen.result("nothing was left behind\n", &nothing);

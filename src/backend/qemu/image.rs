@@ -56,13 +56,22 @@ pub async fn flatten(from: &Path, to: &Resource, target: Target, run: &Run) -> R
         .doing(|| format!("writing {} to disk", path.display()))
 }
 
-/// Whether this machine's QEMU compresses with zstd: `qemu-img` says so when asked about its options.
-pub async fn has_zstd() -> Result<bool> {
-    let help = Program::new("qemu-img")
-        .args(["create", "-f", "qcow2", "-o", "help"])
+/// Whether this machine's QEMU compresses with zstd. Its help does not say, so it is asked to make such an image, in
+/// `folder`.
+pub async fn has_zstd(folder: &Path) -> Result<bool> {
+    let probe = folder.join("zstd-probe.qcow2");
+    let made = Program::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-o", "compression_type=zstd"])
+        .arg(&probe)
+        .arg("1M")
         .stdout()
-        .await?;
-    Ok(help.contains("zstd"))
+        .await;
+    match std::fs::remove_file(&probe) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).doing(|| format!("removing {}", probe.display()))
+        }
+        _ => Ok(made.is_ok()),
+    }
 }
 
 /// Reads `    (12.34/100%)\r` as it comes, in pieces.
