@@ -67,6 +67,8 @@ async fn phases(
         .start("build", &backing, &identity, &plan.seed)
         .await?;
     let mut guest = bench.enter(&mut machine, &identity, login).await?;
+    let settled = machine.during(guest.settle_undisturbed());
+    run.phase("cloud-init", settled).await?;
     for step in &plan.steps {
         run.phase(&step.name, machine.during(guest.apply(step)))
             .await?;
@@ -192,11 +194,12 @@ impl<'b> Workbench<'b> {
             }
             session => session?,
         };
-        let mut guest = Guest::new(session, self.plan, self.run, self.options.secrets);
-        self.run
-            .phase("cloud-init", machine.during(guest.settle()))
-            .await?;
-        Ok(guest)
+        Ok(Guest::new(
+            session,
+            self.plan,
+            self.run,
+            self.options.secrets,
+        ))
     }
 
     async fn power_off(&self, mut machine: Machine) -> Result<PathBuf> {
@@ -248,6 +251,8 @@ impl<'b> Workbench<'b> {
         let extra = seed::Extra::default();
         let mut machine = self.start("test", &backing, &identity, &extra).await?;
         let mut guest = self.enter(&mut machine, &identity, login).await?;
+        let settled = machine.during(guest.settle());
+        self.run.phase("cloud-init", settled).await?;
         for test in &self.plan.tests {
             let phase = format!("test {}", test.name);
             let tested = machine.during(guest.apply(test));

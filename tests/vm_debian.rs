@@ -19,7 +19,13 @@ user-data = { write_files = [{ path = "/etc/from-user-data", content = "yes" }],
 
 [[step]]
 name = "user-data was merged"
-run = "test $(cat /etc/from-user-data) = yes; id alice; id imgbuild"
+run = """
+test "$(cat /etc/from-user-data)" = yes
+id alice
+test "$(id -u imgbuild)" = 60999
+adduser --disabled-password --gecos '' bob
+test "$(id -u bob):$(id -g bob)" = 1001:1001
+"""
 
 [[step]]
 name = "timers are off"
@@ -39,10 +45,8 @@ name = "the image is new and complete"
 run = """
 tree --version
 id alice
-id -u debian | grep -qx 1000 || id -u alice | grep -qx 1000
-grep -v imgbuild-.*-test /root/.ssh/authorized_keys 2>/dev/null | grep imgbuild- && exit 1
 test -s /etc/machine-id
-systemctl is-enabled apt-daily.timer
+systemctl is-active apt-daily.timer
 """
 
 [output]
@@ -86,6 +90,6 @@ fn an_error_of_cloud_init_is_told_in_its_own_words() {
     lab.imgbuild(&["run", recipe.to_str().unwrap()])
         .with_code(1)
         .saying("cloud-init in the guest")
-        .saying("Failed to run module scripts_user");
+        .saying("1 failures (runcmd)");
     lab.assert_nothing_left();
 }

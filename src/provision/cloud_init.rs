@@ -7,20 +7,23 @@ use super::shell::as_root;
 use crate::error::{Error, Result};
 use crate::ssh::{Session, capture};
 
-/// Masks timers that run package managers on their own, in /run, so that the next boot has them back; then waits until
-/// cloud-init has written its result (cloud-init's documentation, "boot status": result.json appears when it is done).
-const SETTLE: &str = r#"
-if [ -d /run/systemd/system ]; then
-    for unit in apt-daily.timer apt-daily-upgrade.timer dnf-makecache.timer dnf-automatic.timer; do
-        for place in /usr/lib/systemd/system /lib/systemd/system; do
-            if [ -e "$place/$unit" ]; then
-                set -- "$@" "$unit"
-                break
-            fi
-        done
+/// Masks timers that run package managers on their own, in /run, so that the next boot has them back.
+const MASK_TIMERS: &str = r#"
+[ -d /run/systemd/system ] || exit 0
+for unit in apt-daily.timer apt-daily-upgrade.timer dnf-makecache.timer dnf-automatic.timer; do
+    for place in /usr/lib/systemd/system /lib/systemd/system; do
+        if [ -e "$place/$unit" ]; then
+            set -- "$@" "$unit"
+            break
+        fi
     done
-    [ $# = 0 ] || systemctl mask --quiet --runtime --now "$@"
-fi
+done
+[ $# = 0 ] || systemctl mask --quiet --runtime --now "$@"
+"#;
+
+/// Waits until cloud-init has written its result (cloud-init's documentation, "boot status": result.json appears when
+/// it is done).
+const SETTLE: &str = r#"
 if [ -d /run/cloud-init ] && command -v cloud-init >/dev/null; then
     until [ -e /run/cloud-init/result.json ]; do sleep 0.2; done
     cat /run/cloud-init/status.json
@@ -32,6 +35,16 @@ fi
 struct Outcome {
     errors: Vec<String>,
     warnings: Vec<String>,
+}
+
+pub(super) async fn mask_timers<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
+    let (ended, said) = capture(&mut guest.session, &as_root(MASK_TIMERS, &[])).await?;
+    match ended.is_success() {
+        true => Ok(()),
+        false => Err(Error::new("keeping the package managers' timers off")
+            .cause(ended)
+            .detail("what the guest said", said)),
+    }
 }
 
 pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {

@@ -55,9 +55,16 @@ impl<'g, S: Session> Guest<'g, S> {
         }
     }
 
-    /// Waits until cloud-init is done and keeps timers of the package managers from interfering.
+    /// Waits until cloud-init is done.
     pub async fn settle(&mut self) -> Result<()> {
         cloud_init::settle(self).await
+    }
+
+    /// The same for a guest that is going to be changed: keeps timers of the package managers from interfering until
+    /// the next boot.
+    pub async fn settle_undisturbed(&mut self) -> Result<()> {
+        cloud_init::mask_timers(self).await?;
+        self.settle().await
     }
 
     /// Does one step, as often as it may be tried.

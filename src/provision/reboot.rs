@@ -30,7 +30,7 @@ pub(super) async fn reboot<S: Session>(guest: &mut Guest<'_, S>, step: &Step) ->
                 }
             }
         }
-        guest.settle().await
+        guest.settle_undisturbed().await
     };
     match tokio::time::timeout(step.timeout, work).await {
         Ok(done) => done.map(|()| Attempt::Ended(Ended::Exit(0), vec![])),

@@ -65,6 +65,9 @@ pub fn build(identity: &Identity, user: &str, extra: &Extra) -> Result<Vec<u8>> 
         "users": [{
             "name": user,
             "uid": BUILDER_UID,
+            // A group of its own would take the number that the first real user's group gets.
+            "primary_group": "users",
+            "no_user_group": true,
             "gecos": "imgbuild",
             "shell": "/bin/sh",
             "lock_passwd": true,
