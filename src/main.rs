@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if !error.is_told() {
-                screen.error(&error);
+                screen.error(None, &error);
             }
             ExitCode::from(error.get_kind().exit_code())
         }

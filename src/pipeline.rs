@@ -1,5 +1,6 @@
 //! The build, in order.
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use crate::backend::Backing;
@@ -11,7 +12,7 @@ use crate::provision::{Guest, Secrets};
 use crate::record;
 use crate::run::{Resource, Run};
 use crate::seal::{self, Evidence};
-use crate::seed::{self, Identity};
+use crate::seed::{self, Identity, Stages};
 use crate::source::{self, BaseImage};
 use crate::ssh::{self, Login};
 use crate::store;
@@ -63,11 +64,9 @@ async fn phases(
     space(plan, &base, run)?;
 
     let identity = Identity::generate(&format!("imgbuild-{}", run.id), &plan.name)?;
-    let mut machine = bench
-        .start("build", &backing, &identity, &plan.seed)
-        .await?;
+    let mut machine = bench.start(Role::Build, &backing, &identity).await?;
     let mut guest = bench.enter(&mut machine, &identity, login).await?;
-    let settled = machine.during(guest.settle_undisturbed());
+    let settled = machine.during(guest.settle());
     run.phase("cloud-init", settled).await?;
     for step in &plan.steps {
         run.phase(&step.name, machine.during(guest.apply(step)))
@@ -88,7 +87,10 @@ async fn phases(
     let audit = run.phase("audit", audit).await?;
     let (tests, sha256) = futures_util::future::try_join(
         bench.test(backing.size, login),
-        record::digest(bench.unfinished_path(), &run.events),
+        run.phase(
+            "digest",
+            record::digest(bench.unfinished_path(), &run.events),
+        ),
     )
     .await?;
 
@@ -99,10 +101,27 @@ async fn phases(
         audit,
         tests,
         sha256: &sha256,
-        tools: record::Tools::ask().await?,
+        tools: run.phase("tools", record::Tools::ask()).await?,
     };
     let record = record::Record::new(plan, run, results);
-    bench.publish(image, record)
+    run.phase("publish", async { bench.publish(image, record) })
+        .await
+}
+
+/// What a machine is for.
+#[derive(Debug, Clone, Copy)]
+enum Role {
+    Build,
+    Test,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Role::Build => "build",
+            Role::Test => "test",
+        }
+    }
 }
 
 /// What every phase of one build works with.
@@ -130,7 +149,7 @@ impl<'b> Workbench<'b> {
         run.guard(Resource::Folder {
             path: folder.clone(),
         })?;
-        std::fs::create_dir_all(&folder).doing(|| format!("creating {}", folder.display()))?;
+        store::create_private_folder(&folder)?;
         let zstd = match plan.output.compression {
             Compression::None => false,
             Compression::Zstd => true,
@@ -150,14 +169,15 @@ impl<'b> Workbench<'b> {
         })
     }
 
-    async fn start(
-        &self,
-        role: &str,
-        backing: &Backing,
-        identity: &Identity,
-        extra: &seed::Extra,
-    ) -> Result<Machine> {
-        let seed = seed::build(identity, &self.plan.user, extra)?;
+    async fn start(&self, role: Role, backing: &Backing, identity: &Identity) -> Result<Machine> {
+        let nothing = seed::Extra::default();
+        // The image is tested as its user would boot it: with nothing of the build's, and with all of cloud-init.
+        let (extra, stages) = match role {
+            Role::Build => (&self.plan.seed, Stages::Needed),
+            Role::Test => (&nothing, Stages::All),
+        };
+        let role = role.name();
+        let seed = seed::build(identity, &self.plan.user, extra, stages)?;
         let start = Start {
             role,
             spec: &self.plan.machine,
@@ -248,18 +268,14 @@ impl<'b> Workbench<'b> {
         };
         let identity =
             Identity::generate(&format!("imgbuild-{}-test", self.run.id), &self.plan.name)?;
-        let extra = seed::Extra::default();
-        let mut machine = self.start("test", &backing, &identity, &extra).await?;
+        let mut machine = self.start(Role::Test, &backing, &identity).await?;
         let mut guest = self.enter(&mut machine, &identity, login).await?;
         let settled = machine.during(guest.settle());
         self.run.phase("cloud-init", settled).await?;
         for test in &self.plan.tests {
             let phase = format!("test {}", test.name);
             let tested = machine.during(guest.apply(test));
-            self.run
-                .phase(&phase, tested)
-                .await
-                .map_err(|error| failed_test(test, error))?;
+            self.run.phase(&phase, tested).await?;
         }
         *login = None;
         machine.destroy(self.run).await?;
@@ -270,14 +286,21 @@ impl<'b> Workbench<'b> {
     /// Gives image and record their final names: the record first, so that there is never an image without one.
     fn publish(&self, image: Resource, record: record::Record) -> Result<Artifact> {
         let path = self.plan.output.path.clone();
+        let doing = || format!("publishing {}", path.display());
         let unfinished = self.unfinished_path();
-        let size = std::fs::metadata(&unfinished)
-            .doing(|| format!("looking at {}", unfinished.display()))?
-            .len();
-        let beside = record::path(&path);
+        let size = std::fs::metadata(&unfinished).doing(doing)?.len();
         let sha256 = record.artifact.sha256.clone();
-        store::write_atomically(&beside, &record.to_json(size)?)?;
-        let doing = || format!("moving the image to {}", path.display());
+
+        let beside = record::path(&path);
+        let aside = unfinished.with_extension("record.partial");
+        let guard = self.run.guard(Resource::File {
+            path: aside.clone(),
+        })?;
+        let mut file = std::fs::File::create(&aside).doing(doing)?;
+        file.write_all(&record.to_json(size)?).doing(doing)?;
+        file.sync_all().doing(doing)?;
+        std::fs::rename(&aside, &beside).doing(doing)?;
+        self.run.release(&guard)?;
         std::fs::rename(&unfinished, &path).doing(doing)?;
         self.run.release(&image)?;
         store::sync_folder(path.parent().unwrap_or(&path)).doing(doing)?;
@@ -306,16 +329,6 @@ fn verdict(report: &seal::Report) -> Result<()> {
         .cause("it still holds what should be gone")
         .detail("what was found", findings.join("\n"))
         .hint("what is meant to stay goes into `[seal] keep`"))
-}
-
-fn failed_test(test: &Step, error: Error) -> Error {
-    match error.get_kind() {
-        Kind::Operation => error.kind(Kind::Test).hint(format!(
-            "the image was not published because its test `{}` failed",
-            test.name
-        )),
-        _ => error,
-    }
 }
 
 fn output_lock(plan: &Plan, run: &Run) -> Result<store::Lock> {

@@ -174,7 +174,7 @@ impl Record {
             source: Source {
                 origin: public_origin(&results.base.origin),
                 sha256: results.base.sha256.clone(),
-                verified: results.base.verified.clone(),
+                verified: public(&results.base.verified),
             },
             machine: Machine {
                 cpus: plan.machine.cpus,
@@ -207,7 +207,21 @@ impl Record {
 
 /// Where the record of the image at `path` is.
 pub fn path(image: &Path) -> PathBuf {
-    image.with_extension("build.json")
+    let name = image.file_name().unwrap_or_default().to_string_lossy();
+    image.with_file_name(format!("{name}.build.json"))
+}
+
+fn public(verified: &Verified) -> Verified {
+    match verified.clone() {
+        Verified::Checksums { list } => Verified::Checksums {
+            list: public_origin(&list),
+        },
+        Verified::Signature { list, fingerprint } => Verified::Signature {
+            list: public_origin(&list),
+            fingerprint,
+        },
+        other => other,
+    }
 }
 
 /// The folders of the machine that built it are nobody's business.

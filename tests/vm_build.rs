@@ -210,7 +210,7 @@ fn a_failing_test_means_no_image() {
     );
     lab.imgbuild(&["run", recipe.to_str().unwrap()])
         .with_code(3)
-        .saying("step `never`: exit status 1");
+        .saying("test `never`: exit status 1");
     assert!(!lab.artifact("untested").exists());
     lab.assert_nothing_left();
 }

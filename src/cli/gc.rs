@@ -24,10 +24,21 @@ pub async fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
     if swept > 0 {
         screen.note(&format!("removed {} of unfinished downloads", bytes(swept)));
     }
-    if reaped.is_empty() {
-        let nothing = json!({"event": "result", "removed": [], "remaining": []});
-        screen.result("nothing was left behind\n", &nothing);
-    }
+    let names = |resources: Vec<String>| serde_json::Value::from(resources);
+    let removed = reaped.iter().flat_map(|build| &build.removed);
+    let remaining = reaped.iter().flat_map(|build| &build.remaining);
+    let value = json!({
+        "event": "result",
+        "removed": names(removed.map(ToString::to_string).collect()),
+        "remaining": names(remaining.map(|(resource, _)| resource.to_string()).collect()),
+        "kept": names(reaped.iter().filter(|build| !build.kept.is_empty()).map(|build| build.id.clone()).collect()),
+        "swept-bytes": swept,
+    });
+    let text = match reaped.is_empty() && swept == 0 {
+        true => "nothing was left behind\n",
+        false => "",
+    };
+    screen.result(text, &value);
     tell(&reaped, screen)
 }
 

@@ -79,8 +79,15 @@ pub async fn run(
     let plans = plans(&arguments, screen)?;
     let dirs = Dirs::from_env()?;
     // What a dead build left may hold ports, memory and disk that this one wants.
-    let removed: Vec<_> = reap(&dirs, false).await?;
-    gc::tell(&removed, screen)?;
+    let reaped = interrupt.or(reap(&dirs, false)).await;
+    // One journal that cannot be read must not stop every build of the night.
+    if let Err(error) = reaped.and_then(|reaped| gc::tell(&reaped, screen)) {
+        if interrupt.is_set() {
+            return Err(error);
+        }
+        screen.error(None, &error);
+    }
+    refuse_shared_outputs(&plans)?;
     let shared = Shared {
         dirs,
         http: Http::new()?,
@@ -112,7 +119,7 @@ fn plans(arguments: &Arguments, screen: Screen) -> Result<Vec<Plan>> {
         match recipe.and_then(|recipe| Ok(Plan::new(&recipe, &Facts::gather(&recipe)?))) {
             Ok(plan) => plans.push(plan),
             Err(error) => {
-                screen.error(&error);
+                screen.error(None, &error);
                 errors.push(error);
             }
         }
@@ -127,38 +134,59 @@ fn plans(arguments: &Arguments, screen: Screen) -> Result<Vec<Plan>> {
     }
 }
 
+/// Two images cannot have one name; the second would silently replace the first.
+fn refuse_shared_outputs(plans: &[Plan]) -> Result<()> {
+    for (index, plan) in plans.iter().enumerate() {
+        let path = &plan.output.path;
+        if let Some(other) = plans[..index]
+            .iter()
+            .find(|other| other.output.path == *path)
+        {
+            return Err(Error::new(format!("writing {}", path.display()))
+                .kind(Kind::Usage)
+                .cause(format!(
+                    "both {} and {} do",
+                    other.recipe.name, plan.recipe.name
+                ))
+                .hint("give one of them another `[image] name` or `[output] path`"));
+        }
+    }
+    Ok(())
+}
+
 async fn build(plan: &Plan, shared: &Shared<'_>) -> Result<()> {
     if shared.interrupt.is_set() {
         return Err(shared.interrupt.wait().await);
     }
-    let run = Run::start(
-        &plan.name,
-        &shared.dirs,
-        shared.interrupt,
-        shared.observer.clone(),
-    )?;
-    let result = attempt(plan, shared, &run).await;
-    let error = match result {
+    let tell = |error: &Error| shared.screen.error(Some(&plan.name), error);
+    let observer = shared.observer.clone();
+    let run = Run::start(&plan.name, &shared.dirs, shared.interrupt, observer).inspect_err(tell)?;
+    let failure = match attempt(plan, shared, &run).await {
         Ok(artifact) => {
-            let cleaned = clean_up(&run, shared.screen).await;
+            let cleaned = clean_up(&run).await;
             shared
                 .screen
                 .artifact(&plan.name, &artifact, &run.timings());
-            return cleaned;
+            return cleaned.inspect_err(tell);
         }
         Err(failure) => failure,
     };
     // The cause first: cleaning up may take its time.
-    shared.screen.error(&error.error);
-    let interrupted = shared.interrupt.is_set();
-    let keep = error
-        .login
-        .filter(|_| !interrupted && wants_to_keep(shared.arguments.on_error));
+    tell(&failure.error);
+    run.events.log_only(&failure.error.to_string());
+    let keep = match failure.login {
+        Some(login) if wants_to_keep(shared).await => Some(login),
+        _ => None,
+    };
     let kept_or_cleaned = match keep {
         Some(login) => keep_machine(&run, &login, shared.screen),
-        None => clean_up(&run, shared.screen).await,
+        None => clean_up(&run).await,
     };
-    kept_or_cleaned.and(Err(error.error))
+    // Why the build failed decides the exit code, not what became of its remains.
+    if let Err(remains) = kept_or_cleaned {
+        tell(&remains);
+    }
+    Err(failure.error)
 }
 
 async fn attempt(
@@ -166,7 +194,8 @@ async fn attempt(
     shared: &Shared<'_>,
     run: &Run,
 ) -> Result<pipeline::Artifact, Failure> {
-    let secrets = super::secrets::fetch(plan, &run.events).await;
+    let secrets = super::secrets::fetch(plan, &run.events);
+    let secrets = shared.interrupt.or(secrets).await;
     let secrets = secrets.map_err(|error| Failure { error, login: None })?;
     let options = pipeline::Options {
         http: &shared.http,
@@ -177,30 +206,37 @@ async fn attempt(
     pipeline::build(plan, &options, run).await
 }
 
-async fn clean_up(run: &Run, screen: Screen) -> Result<()> {
+async fn clean_up(run: &Run) -> Result<()> {
     let remaining = run.tear_down().await;
     if remaining.is_empty() {
         return Ok(());
     }
-    for (resource, error) in &remaining {
-        screen.note(&format!("could not remove {resource}: {error}"));
-    }
-    let names: Vec<String> = remaining.iter().map(|(what, _)| what.to_string()).collect();
+    let list = remaining.iter().map(|(what, why)| format!("{what}: {why}"));
     Err(Error::new("cleaning up")
-        .cause(format!("these remain: {}", names.join(", ")))
+        .cause("some of what this build has made remains")
+        .detail("what remains, and why", list.collect::<Vec<_>>().join("\n"))
         .hint("`imgbuild gc` tries again"))
 }
 
-fn wants_to_keep(policy: OnError) -> bool {
-    match policy {
+async fn wants_to_keep(shared: &Shared<'_>) -> bool {
+    if shared.interrupt.is_set() {
+        return false;
+    }
+    match shared.arguments.on_error {
         OnError::Cleanup => false,
         OnError::Keep => true,
         OnError::Ask => {
             eprint!("keep the machine to look at it? [y/N] ");
-            let mut answer = String::new();
-            // A terminal that went away does not want to keep anything.
-            let _ = std::io::stdin().read_line(&mut answer);
-            answer.trim().eq_ignore_ascii_case("y")
+            let answer = tokio::task::spawn_blocking(|| {
+                let mut answer = String::new();
+                // A terminal that went away does not want to keep anything.
+                let _ = std::io::stdin().read_line(&mut answer);
+                Ok(answer)
+            });
+            // Ctrl-C is an answer, too.
+            let answer = async { answer.await.unwrap_or_else(|_| Ok(String::new())) };
+            let answer = shared.interrupt.or(answer).await;
+            answer.is_ok_and(|answer| answer.trim().eq_ignore_ascii_case("y"))
         }
     }
 }
@@ -224,7 +260,7 @@ fn keep_machine(run: &Run, login: &Login, screen: Screen) -> Result<()> {
     run.keep()?;
     let quoted = |path: &PathBuf| quote(&path.to_string_lossy());
     screen.note(&format!(
-        "the machine is kept; log in with\n  ssh -i {} -o UserKnownHostsFile={} -p {port} {}@{}\n\
+        "the machine is kept; log in with\n  ssh -i {} -o IdentitiesOnly=yes -o UserKnownHostsFile={} -p {port} {}@{}\n\
          and remove it with\n  imgbuild gc --kept",
         quoted(&key),
         quoted(&hosts),

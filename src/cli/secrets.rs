@@ -41,6 +41,11 @@ async fn value(name: &str, source: &SecretSource) -> Result<String> {
             .arg(line)
             .stdout()
             .await
-            .map_err(|error| Error::new(doing()).cause(error)),
+            .map_err(|error| {
+                let said = error.get_detail().map_or("", |detail| &detail.text);
+                Error::new(doing())
+                    .cause(&error)
+                    .detail("what it said", said)
+            }),
     }
 }

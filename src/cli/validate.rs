@@ -30,7 +30,7 @@ pub fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
                 &json!({"event": "result", "file": path, "valid": true}),
             ),
             Err(error) => {
-                screen.error(&error);
+                screen.error(None, &error);
                 errors.push(error);
             }
         }

@@ -1,4 +1,4 @@
-//! `Recipe` + facts → [`Plan`]: resolved, immutable, and all that a build reads. No I/O here.
+//! `Recipe` + facts → [`Plan`]: resolved, immutable, and all that a build reads. No I/O here but gathering [`Facts`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -45,9 +45,27 @@ pub struct Plan {
     pub secrets: BTreeMap<String, SecretSource>,
 }
 
+/// Whether a step changes the image or tests it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Step,
+    Test,
+}
+
+impl Role {
+    /// The recipe's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::Step => "step",
+            Role::Test => "test",
+        }
+    }
+}
+
 /// One thing that is done in the guest.
 #[derive(Debug, Clone)]
 pub struct Step {
+    pub role: Role,
     pub name: String,
     /// Where the recipe says it.
     pub span: Range<usize>,
@@ -85,6 +103,7 @@ impl Step {
     /// A step that no recipe has: a script of imgbuild's own, as root.
     pub fn own(name: &str, script: String) -> Self {
         Step {
+            role: Role::Step,
             name: name.into(),
             span: 0..0,
             digest: hex(&Sha256::digest(script.as_bytes())),
@@ -181,9 +200,9 @@ impl Plan {
             seed: seed(recipe),
             user: recipe.ssh.user.get_ref().clone(),
             boot_timeout: recipe.ssh.timeout.0,
-            steps: steps(recipe, &recipe.steps, facts),
+            steps: steps(recipe, Role::Step, &recipe.steps, facts),
             keep: keep(recipe),
-            tests: steps(recipe, &recipe.tests, facts),
+            tests: steps(recipe, Role::Test, &recipe.tests, facts),
             output: output(recipe, &name, &facts.current_folder),
             secrets: secrets(recipe),
             name,
@@ -323,15 +342,16 @@ fn secrets(recipe: &Recipe) -> BTreeMap<String, SecretSource> {
         .collect()
 }
 
-fn steps(recipe: &Recipe, steps: &[Spanned<recipe::Step>], facts: &Facts) -> Vec<Step> {
+fn steps(recipe: &Recipe, role: Role, steps: &[Spanned<recipe::Step>], facts: &Facts) -> Vec<Step> {
     let numbered = steps.iter().enumerate();
     numbered
-        .map(|(index, step)| plan_step(recipe, index + 1, step, facts))
+        .map(|(index, step)| plan_step(recipe, role, index + 1, step, facts))
         .collect()
 }
 
 fn plan_step(
     recipe: &Recipe,
+    role: Role,
     number: usize,
     spanned: &Spanned<recipe::Step>,
     facts: &Facts,
@@ -349,6 +369,7 @@ fn plan_step(
         .collect();
     Step {
         digest: digest(&action, step, &env, facts),
+        role,
         name,
         span: spanned.span(),
         action,

@@ -4,30 +4,17 @@ use serde_json::Value;
 
 use super::Guest;
 use super::shell::as_root;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
+use crate::seed::{BUILDER_UID, LATE_STAGES_SKIPPED};
 use crate::ssh::{Session, capture};
-
-/// Masks timers that run package managers on their own, in /run, so that the next boot has them back.
-const MASK_TIMERS: &str = r#"
-[ -d /run/systemd/system ] || exit 0
-for unit in apt-daily.timer apt-daily-upgrade.timer dnf-makecache.timer dnf-automatic.timer; do
-    for place in /usr/lib/systemd/system /lib/systemd/system; do
-        if [ -e "$place/$unit" ]; then
-            set -- "$@" "$unit"
-            break
-        fi
-    done
-done
-[ $# = 0 ] || systemctl mask --quiet --runtime --now "$@"
-"#;
 
 /// Waits until cloud-init has written its result (cloud-init's documentation, "boot status": result.json appears when
 /// it is done).
+/// Where the seed keeps the late stages from running, it is done when no stage is under way.
 const SETTLE: &str = r#"
-if [ -d /run/cloud-init ] && command -v cloud-init >/dev/null; then
-    until [ -e /run/cloud-init/result.json ]; do sleep 0.2; done
-    cat /run/cloud-init/status.json
-fi
+cd /run/cloud-init 2>/dev/null && command -v cloud-init >/dev/null || exit 0
+until [ -e result.json ] || { [ -e "$1" ] && grep -qs '"stage": null' status.json; }; do sleep 0.2; done
+cat status.json
 "#;
 
 /// What cloud-init says of its work.
@@ -37,18 +24,9 @@ struct Outcome {
     warnings: Vec<String>,
 }
 
-pub(super) async fn mask_timers<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
-    let (ended, said) = capture(&mut guest.session, &as_root(MASK_TIMERS, &[])).await?;
-    match ended.is_success() {
-        true => Ok(()),
-        false => Err(Error::new("keeping the package managers' timers off")
-            .cause(ended)
-            .detail("what the guest said", said)),
-    }
-}
-
 pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
-    let command = as_root(SETTLE, &[]);
+    own_user(guest).await?;
+    let command = as_root(SETTLE, &[LATE_STAGES_SKIPPED]);
     let timeout = guest.plan.boot_timeout;
     let settled = tokio::time::timeout(timeout, capture(&mut guest.session, &command)).await;
     let Ok(settled) = settled else {
@@ -73,6 +51,21 @@ pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
             .detail("cloud-init's own words", errors.join("\n"))
             .hint("check [cloud-init] in the recipe; /var/log/cloud-init.log in the guest has more (--on-error keep)")),
     }
+}
+
+/// Sealing deletes the build's user, so that must not be one that the image had before.
+async fn own_user<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
+    let (_, id) = capture(&mut guest.session, "id -u").await?;
+    if id.trim() == BUILDER_UID.to_string() {
+        return Ok(());
+    }
+    Err(Error::new("making the build's user")
+        .kind(Kind::Usage)
+        .cause(format!(
+            "the image has a user `{}` already",
+            guest.plan.user
+        ))
+        .hint("give the build one of its own: leave `[ssh] user` out, or name another"))
 }
 
 /// Reads status.json. Each stage has `errors`; newer versions also `recoverable_errors` by level. A guest without

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::error::{Error, Result};
-use crate::plan::{Action, Plan, Step};
+use crate::error::{Error, Kind, Result};
+use crate::plan::{Action, Plan, Role, Step};
 use crate::run::Run;
 use crate::ssh::{Ended, Session};
 
@@ -41,6 +41,8 @@ enum Attempt {
     Ended(Ended, Vec<String>),
     /// Its time was up; its processes are killed.
     TimedOut(Vec<String>),
+    /// It was not carried out: what should have started it ended like this.
+    NotStarted(Ended, Vec<String>),
 }
 
 impl<'g, S: Session> Guest<'g, S> {
@@ -60,19 +62,13 @@ impl<'g, S: Session> Guest<'g, S> {
         cloud_init::settle(self).await
     }
 
-    /// The same for a guest that is going to be changed: keeps timers of the package managers from interfering until
-    /// the next boot.
-    pub async fn settle_undisturbed(&mut self) -> Result<()> {
-        cloud_init::mask_timers(self).await?;
-        self.settle().await
-    }
-
     /// Does one step, as often as it may be tried.
     pub async fn apply(&mut self, step: &Step) -> Result<()> {
         let mut pause = FIRST_PAUSE;
         let mut left = step.retries;
         loop {
             let attempt = self.attempt(step).await?;
+            let disconnected = matches!(attempt, Attempt::Ended(Ended::Disconnected(_), _));
             let error = match self.judge(step, attempt) {
                 Ok(()) => return Ok(()),
                 Err(error) if left == 0 => return Err(error),
@@ -86,6 +82,9 @@ impl<'g, S: Session> Guest<'g, S> {
             let text = format!("{error}; trying again in {} s, {again}", pause.as_secs());
             self.run.events.warn(text);
             tokio::time::sleep(pause).await;
+            if disconnected {
+                self.session.reconnect(self.plan.boot_timeout).await?;
+            }
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
@@ -110,6 +109,9 @@ impl<'g, S: Session> Guest<'g, S> {
                 return Ok(());
             }
             Attempt::Ended(ended, lines) => (ended.to_string(), lines),
+            Attempt::NotStarted(ended, lines) => {
+                (format!("the guest could not start it: {ended}"), lines)
+            }
             Attempt::TimedOut(lines) => {
                 let seconds = step.timeout.as_secs_f64();
                 (
@@ -119,13 +121,17 @@ impl<'g, S: Session> Guest<'g, S> {
             }
         };
         let log = self.run.folder.join("log.txt");
-        let error = Error::new(format!("step `{}`", step.name))
+        let error = Error::new(format!("{} `{}`", step.role.name(), step.name))
+            .kind(match step.role {
+                Role::Step => Kind::Operation,
+                Role::Test => Kind::Test,
+            })
             .cause(cause)
             .detail("last lines of its output", lines.join("\n"))
             .hint(format!("all of its output is in {}", log.display()));
         Err(match step.span.is_empty() {
             true => error,
-            false => error.faults(self.plan.fault(&step.span, "this step failed")),
+            false => error.faults(self.plan.fault(&step.span, "this failed")),
         })
     }
 

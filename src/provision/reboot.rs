@@ -16,7 +16,11 @@ pub(super) async fn reboot<S: Session>(guest: &mut Guest<'_, S>, step: &Step) ->
     let work = async {
         let before = boot_id(guest).await?;
         // The connection may go at any moment from here on, which is what we want.
-        capture(&mut guest.session, &as_root("reboot", &[])).await?;
+        let (asked, said) = capture(&mut guest.session, &as_root("reboot", &[])).await?;
+        if matches!(asked, Ended::Exit(code) if code != 0) {
+            let said = said.lines().map(str::to_owned).collect();
+            return Ok(Attempt::Ended(asked, said));
+        }
         let goodbye = capture(&mut guest.session, "sleep 1000");
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         loop {
@@ -30,11 +34,15 @@ pub(super) async fn reboot<S: Session>(guest: &mut Guest<'_, S>, step: &Step) ->
                 }
             }
         }
-        guest.settle_undisturbed().await
+        guest.settle().await?;
+        Ok(Attempt::Ended(Ended::Exit(0), vec![]))
     };
     match tokio::time::timeout(step.timeout, work).await {
-        Ok(done) => done.map(|()| Attempt::Ended(Ended::Exit(0), vec![])),
-        Err(_) => Ok(Attempt::TimedOut(vec![])),
+        Ok(done) => done,
+        Err(_) => {
+            guest.session.reconnect(guest.plan.boot_timeout).await?;
+            Ok(Attempt::TimedOut(vec![]))
+        }
     }
 }
 

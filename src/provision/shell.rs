@@ -98,7 +98,11 @@ pub(super) async fn run<S: Session>(
         (Ok(_), Some(status)) | (Err(_), Some(status)) => {
             Ok(Attempt::Ended(from_shell(status), last))
         }
-        (Ok(ended), None) => Ok(Attempt::Ended(ended?, last)),
+        // Without its end mark nothing is known of the script, whatever the status says.
+        (Ok(ended), None) => Ok(match ended? {
+            Ended::Disconnected(why) => Attempt::Ended(Ended::Disconnected(why), last),
+            ended => Attempt::NotStarted(ended, last),
+        }),
         (Err(_), None) => {
             kill(guest, &name).await?;
             Ok(Attempt::TimedOut(last))

@@ -13,15 +13,26 @@ use super::{Attempt, Guest, LastLines};
 use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::recipe::{Entry, EntryKind, Tree};
-use crate::ssh::{Ended, Exec, Session, Stdin};
+use crate::ssh::{Ended, Exec, Session, Stdin, capture};
 use crate::text::Lines;
 
-/// Unpacks into a folder. An owner that the guest does not know is an error here: tar would take root instead.
+/// Unpacks into a folder. What is there stays as it is, where tar can do that (busybox cannot): a symlink to a folder,
+/// such as /lib, is followed and not replaced; a folder keeps its mode and owner.
 const UNPACK: &str = r#"
 set -eu
-[ -z "$2" ] || id -u "$2" >/dev/null
 mkdir -p "$1"
-exec tar -xzpf - -C "$1"
+keep=
+! tar --version 2>/dev/null | grep -q GNU || keep='--keep-directory-symlink --no-overwrite-dir'
+exec tar -xzpf - $keep -C "$1"
+"#;
+
+/// Says the numbers of `user:` or `user:group`. tar would take root for a name that the guest does not know.
+const NUMBERS: &str = r#"
+set -eu
+file=$(mktemp)
+trap 'rm -f "$file"' EXIT
+chown "$1" "$file"
+stat -c '%u %g' "$file"
 "#;
 
 /// How many pieces wait between the archive's maker and the connection: enough to keep both busy.
@@ -37,19 +48,24 @@ pub(super) async fn upload<S: Session>(
     owner: Option<&str>,
 ) -> Result<Attempt> {
     let (folder, name) = destination(tree, to);
-    let user = owner.map_or("", |owner| owner.split(':').next().unwrap_or(owner));
-    let command = as_root(UNPACK, &[&folder, user]);
+    let owner = match owner {
+        None => (0, 0),
+        Some(owner) => match numbers(guest, owner).await? {
+            Ok(numbers) => numbers,
+            Err((ended, said)) => return Ok(Attempt::NotStarted(ended, vec![said])),
+        },
+    };
+    let command = as_root(UNPACK, &[&folder]);
     let (sender, receiver) = mpsc::channel(PIECES);
-    let (tree, owner) = (tree.clone(), owner.map(str::to_owned));
-    let packing = tokio::task::spawn_blocking(move || {
-        pack(&tree, name.as_deref(), owner.as_deref(), Pipe { sender })
-    });
+    let tree = tree.clone();
+    let packing =
+        tokio::task::spawn_blocking(move || pack(&tree, name.as_deref(), owner, Pipe { sender }));
 
     let mut lines = Lines::default();
     let mut last = LastLines::default();
     let mut report = |line: &str| {
         guest.run.events.output(&step.name, line);
-        last.push(line);
+        last.push(&guest.run.events.masked(line));
     };
     let mut output = |bytes: &[u8]| {
         lines.feed(bytes, &mut report);
@@ -83,6 +99,22 @@ pub(super) async fn upload<S: Session>(
     Ok(Attempt::Ended(ended, last.into_vec()))
 }
 
+/// User and group number of an owner in the guest, or what the guest said instead.
+async fn numbers<S: Session>(
+    guest: &mut Guest<'_, S>,
+    owner: &str,
+) -> Result<Result<(u64, u64), (Ended, String)>> {
+    // `user:` means the user's own group, `user` would leave root's.
+    let whole = match owner.contains(':') {
+        true => owner.to_owned(),
+        false => format!("{owner}:"),
+    };
+    let (ended, said) = capture(&mut guest.session, &as_root(NUMBERS, &[&whole])).await?;
+    let numbers = said.trim().split_once(' ');
+    let numbers = numbers.and_then(|(user, group)| Some((user.parse().ok()?, group.parse().ok()?)));
+    Ok(numbers.filter(|_| ended.is_success()).ok_or((ended, said)))
+}
+
 /// The folder to unpack into, and the name that a single file gets.
 fn destination(tree: &Tree, to: &str) -> (String, Option<String>) {
     let is_folder = tree
@@ -106,7 +138,7 @@ fn destination(tree: &Tree, to: &str) -> (String, Option<String>) {
     }
 }
 
-fn pack(tree: &Tree, name: Option<&str>, owner: Option<&str>, pipe: Pipe) -> io::Result<()> {
+fn pack(tree: &Tree, name: Option<&str>, owner: (u64, u64), pipe: Pipe) -> io::Result<()> {
     let compressed = GzEncoder::new(
         io::BufWriter::with_capacity(PIECE, pipe),
         Compression::fast(),
@@ -127,19 +159,13 @@ fn append(
     tree: &Tree,
     entry: &Entry,
     name: Option<&str>,
-    owner: Option<&str>,
+    (user, group): (u64, u64),
 ) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_mode(entry.mode);
-    header.set_uid(0);
-    header.set_gid(0);
+    header.set_uid(user);
+    header.set_gid(group);
     header.set_mtime(0);
-    let (user, group) = match owner {
-        Some(owner) => owner.split_once(':').unwrap_or((owner, owner)),
-        None => ("root", "root"),
-    };
-    header.set_username(user)?;
-    header.set_groupname(group)?;
     let path = name.map_or(entry.path.as_path(), Path::new);
     match &entry.kind {
         EntryKind::Folder => {

@@ -296,6 +296,14 @@ fn step(spanned: &Spanned<Step>, faults: &mut Vec<Fault>) {
         ));
     }
     if let Some(codes) = &step.ok_exit_codes
+        && codes.get_ref().is_empty()
+    {
+        faults.push(Fault::new(
+            codes.span(),
+            "no exit code at all would be success",
+        ));
+    }
+    if let Some(codes) = &step.ok_exit_codes
         && codes.get_ref().iter().any(|code| !(0..=255).contains(code))
     {
         faults.push(Fault::new(codes.span(), "exit codes are 0 to 255"));

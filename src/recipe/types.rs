@@ -50,7 +50,8 @@ pub struct Base {
     pub signature: Option<Spanned<String>>,
     /// The path of the only OpenPGP key that is trusted for `signature`.
     pub key: Option<Spanned<String>>,
-    /// Other places of the same thing, tried in order before the first is given up.
+    /// For a `url`: other URLs of the same file, tried in order after it. For `ubuntu` and `debian`: roots of trees that
+    /// are used instead of the distribution's own.
     #[serde(default)]
     pub mirrors: Vec<Spanned<String>>,
 }
@@ -118,7 +119,8 @@ pub struct Ssh {
     /// The port that the guest's sshd listens on.
     #[serde(default = "port_22")]
     pub port: u16,
-    /// How long booting may take, from power-on to a login; powering off may take as long.
+    /// How long booting may take, from power-on to a login. Cloud-init after it, a reconnection, and powering off may
+    /// each take as long.
     #[serde(default = "five_minutes")]
     pub timeout: Timeout,
 }

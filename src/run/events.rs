@@ -34,6 +34,8 @@ pub enum What {
     Note(String),
     /// Something that may be wrong but does not end the build.
     Warning(String),
+    /// Something that was shown in another way, and belongs into the log only.
+    Told(String),
 }
 
 /// What the numbers of a [`What::Progress`] count.
@@ -135,6 +137,11 @@ impl Events {
     /// Something that may be wrong.
     pub fn warn(&self, text: impl AsRef<str>) {
         self.emit(What::Warning(self.masked(text.as_ref())));
+    }
+
+    /// Something that the user has been told already, for the build's log.
+    pub fn log_only(&self, text: &str) {
+        self.emit(What::Told(self.masked(text)));
     }
 
     fn emit(&self, what: What) {

@@ -1,5 +1,5 @@
-//! Ctrl-C and SIGTERM. The first ends the work in order; a second one, while cleaning up, is told that cleaning goes on
-//! and cuts every wait short: everything that remains is killed, not asked.
+//! Ctrl-C and SIGTERM. The first ends the work at once and has everything removed that the build has made; machines are
+//! killed, not asked, so there is no wait that a second one could cut short.
 
 use tokio::sync::watch;
 

@@ -92,6 +92,9 @@ impl Journal {
             .append(true)
             .open(path)
             .doing(|| format!("creating the journal {}", path.display()))?;
+        // A journal whose name is lost in a crash records nothing.
+        crate::store::sync_folder(path.parent().unwrap_or(Path::new(".")))
+            .doing(|| format!("creating the journal {}", path.display()))?;
         Ok(Journal {
             path: path.to_owned(),
             state: Mutex::new(State { file, live: vec![] }),

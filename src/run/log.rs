@@ -34,6 +34,7 @@ impl Observer for Log {
                 format!("== {phase}: failed after {:.1} s", elapsed.as_secs_f64())
             }
             What::Note(text) => text.clone(),
+            What::Told(text) => format!("error: {text}"),
             What::Warning(text) => format!("warning: {text}"),
         };
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ");

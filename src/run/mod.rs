@@ -136,7 +136,7 @@ impl Run {
 
 fn new_folder(dirs: &Dirs) -> Result<(String, PathBuf)> {
     let builds = dirs.builds();
-    std::fs::create_dir_all(&builds).doing(|| format!("creating {}", builds.display()))?;
+    crate::store::create_private_folder(&builds)?;
     loop {
         let now = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S");
         let id = format!("{now}-{:04x}", random_u16()?);

@@ -1,5 +1,6 @@
 //! cloud-init's NoCloud data: what a machine is told at its first boot, and the volume that carries it.
 
+mod stages;
 mod userdata;
 mod volume;
 
@@ -7,6 +8,7 @@ use ssh_key::rand_core::OsRng;
 use ssh_key::{Algorithm, LineEnding, PrivateKey};
 
 use crate::error::{Context, Result};
+pub use stages::SKIPPED as LATE_STAGES_SKIPPED;
 pub use userdata::UserData;
 
 /// The UID of the build's user: in the small range that neither distributions nor systemd hand out (systemd's
@@ -51,8 +53,17 @@ pub struct Extra {
     pub vendor_data: Option<String>,
 }
 
+/// What runs by itself in a boot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stages {
+    /// Everything, as for any user of the image.
+    All,
+    /// Of cloud-init only what the given data asks for, which is quicker; no timer that starts a package manager.
+    Needed,
+}
+
 /// The seed volume as the bytes of a disk.
-pub fn build(identity: &Identity, user: &str, extra: &Extra) -> Result<Vec<u8>> {
+pub fn build(identity: &Identity, user: &str, extra: &Extra, run: Stages) -> Result<Vec<u8>> {
     let private = |key: &PrivateKey| {
         let text = key.to_openssh(LineEnding::LF);
         text.doing(|| "writing an SSH key")
@@ -61,7 +72,7 @@ pub fn build(identity: &Identity, user: &str, extra: &Extra) -> Result<Vec<u8>> 
         let text = key.public_key().to_openssh();
         text.doing(|| "writing an SSH key")
     };
-    let ours = serde_json::json!({
+    let mut ours = serde_json::json!({
         "users": [{
             "name": user,
             "uid": BUILDER_UID,
@@ -79,6 +90,9 @@ pub fn build(identity: &Identity, user: &str, extra: &Extra) -> Result<Vec<u8>> 
             "ed25519_public": public(&identity.host_key)?,
         },
     });
+    if run == Stages::Needed {
+        ours["bootcmd"] = stages::bootcmd(extra);
+    }
     let meta = serde_json::json!({
         "instance-id": identity.instance_id,
         "local-hostname": identity.hostname,

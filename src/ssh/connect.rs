@@ -120,7 +120,7 @@ fn failed(login: &Login, deadline: Duration, last: Option<Refused>) -> Error {
         }
         Some(Refused::Other(why)) => error
             .cause(why)
-            .hint("see the console below; if the guest is only slow, raise `[ssh] timeout`"),
+            .hint("see the console above; if the guest is only slow, raise `[ssh] timeout`"),
         None => error.cause("nothing answered"),
     }
 }

@@ -34,6 +34,16 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     sync_folder(folder).doing(doing)
 }
 
+/// Creates a folder, and those above it, that only this user can look into: it will hold keys, disks and logs.
+pub fn create_private_folder(path: &Path) -> Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .doing(|| format!("creating {}", path.display()))
+}
+
 /// Makes renames and creations in `folder` durable.
 pub fn sync_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::File::open(folder)?.sync_all()

@@ -91,6 +91,7 @@ impl Observer for Bars {
                 let line = format!("{build} {phase}: failed after {}", duration(*elapsed));
                 self.end(event, phase, line);
             }
+            What::Told(_) => {}
             What::Note(text) => self.say(format!("{build}: {text}")),
             What::Warning(text) => self.say(format!("{build}: warning: {text}")),
         }

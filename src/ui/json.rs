@@ -1,17 +1,41 @@
 //! Events as JSON lines on stdout.
 
 use std::io::Write;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::run::events::{Event, Observer, Unit, What};
 
+/// How often a transfer says where it is.
+const PERIOD: Duration = Duration::from_secs(1);
+
 /// Shows events as JSON.
-pub struct Json;
+#[derive(Default)]
+pub struct Json {
+    progress: Mutex<Option<Instant>>,
+}
+
+impl Json {
+    fn is_due(&self) -> bool {
+        let mut last = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = last.is_none_or(|last| last.elapsed() >= PERIOD);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
 
 impl Observer for Json {
     fn observe(&self, event: &Event) {
-        let mut line = describe(&event.what);
+        if matches!(event.what, What::Progress { .. }) && !self.is_due() {
+            return;
+        }
+        let Some(mut line) = describe(&event.what) else {
+            return;
+        };
         line["time"] = jiff::Timestamp::now().to_string().into();
         line["build"] = event.build.as_ref().into();
         print(&line);
@@ -23,8 +47,9 @@ pub fn print(line: &Value) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-fn describe(what: &What) -> Value {
-    match what {
+fn describe(what: &What) -> Option<Value> {
+    Some(match what {
+        What::Told(_) => return None,
         What::Started { phase } => json!({"event": "phase-started", "phase": phase}),
         What::Progress {
             phase,
@@ -48,5 +73,5 @@ fn describe(what: &What) -> Value {
         }
         What::Note(text) => json!({"event": "note", "text": text}),
         What::Warning(text) => json!({"event": "warning", "text": text}),
-    }
+    })
 }

@@ -26,7 +26,7 @@ pub fn observer(format: Format, verbose: bool) -> Arc<dyn Observer> {
     // A CI runner may offer a terminal, but nobody watches it. Log lines of -v would tear bars apart.
     let watched = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none();
     match format {
-        Format::Json => Arc::new(json::Json),
+        Format::Json => Arc::new(json::Json::default()),
         Format::Human if watched && !verbose => Arc::new(bars::Bars::default()),
         Format::Human => Arc::new(plain::Plain::default()),
     }

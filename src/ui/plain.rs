@@ -57,6 +57,7 @@ impl Observer for Plain {
             What::Failed { phase, elapsed } => {
                 format!("{phase}: failed after {}", duration(*elapsed))
             }
+            What::Told(_) => return,
             What::Note(text) => text.clone(),
             What::Warning(text) => format!("warning: {text}"),
         };

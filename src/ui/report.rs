@@ -19,10 +19,15 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Shows why something failed.
-    pub fn error(self, error: &Error) {
+    /// Shows why something failed, and in which build, if in one.
+    pub fn error(self, build: Option<&str>, error: &Error) {
         match self.format {
-            Format::Json => json::print(&error_json(error)),
+            Format::Json => {
+                let mut line = error_json(error);
+                line["build"] = build.into();
+                line["time"] = jiff::Timestamp::now().to_string().into();
+                json::print(&line);
+            }
             Format::Human => tell(&error_text(error)),
         }
     }
@@ -43,13 +48,14 @@ impl Screen {
             })),
             Format::Human => {
                 tell(&format!("\n{}", table(name, timings)));
-                tell(&format!(
+                let text = format!(
                     "{name}: {} ({})\nsha256 {}\nrecord {}\n",
                     artifact.path.display(),
                     bytes(artifact.size),
                     artifact.sha256,
                     artifact.record.display()
-                ));
+                );
+                self.result(&text, &Value::Null);
             }
         }
     }

@@ -170,7 +170,8 @@ impl Lab {
     }
 
     pub fn record(&self, name: &str) -> Value {
-        let text = std::fs::read_to_string(self.path(&format!("out/{name}.build.json"))).unwrap();
+        let text =
+            std::fs::read_to_string(self.path(&format!("out/{name}.qcow2.build.json"))).unwrap();
         serde_json::from_str(&text).unwrap()
     }
 

@@ -60,7 +60,7 @@ fn cpu_args(spec: &Spec, accel: Chosen) -> Vec<String> {
     };
     let memory = spec.memory >> 20;
     words(&format!(
-        "-accel {accel} -cpu {cpu} -smp {} -m {memory}M -device virtio-rng-pci",
+        "-accel {accel} -cpu {cpu} -smp {} -m {memory}M -device virtio-rng-pci -device pvpanic",
         spec.cpus
     ))
 }

@@ -162,7 +162,9 @@ impl Machine {
                 let place = self.disk.parent().unwrap_or(&self.disk).display();
                 Some(
                     error
-                        .cause(format!("its disk cannot be written on this host: {reason}"))
+                        .cause(format!(
+                            "its disk cannot be read or written on this host: {reason}"
+                        ))
                         .hint(format!("the disk is in {place}")),
                 )
             }

@@ -1,10 +1,6 @@
 # Whatever could write again after we cleaned up is stopped first. Units that do not exist are no failure.
 if [ -d /run/systemd/system ]; then
     systemd=1
-    # SSH can be up before cloud-init is through: starting a unit that is being started waits for it.
-    if [ -e /run/cloud-init/enabled ] && [ ! -e /run/cloud-init/result.json ]; then
-        systemctl start cloud-final.service 2>/dev/null
-    fi
     systemctl stop $units 2>/dev/null
 else
     systemd=
