@@ -16,3 +16,16 @@ fn every_bad_recipe_is_written_down() {
         assert!(text.contains(&format!("/{name}\n")), "{name}");
     }
 }
+
+#[test]
+fn every_key_of_a_recipe_is_documented() {
+    let types = std::fs::read_to_string("src/recipe/types.rs").unwrap();
+    let reference = std::fs::read_to_string("docs/recipe.md").unwrap();
+    let fields = types.lines().filter_map(|line| line.trim().strip_prefix("pub "));
+    let keys = fields.filter_map(|field| field.split_once(": ").map(|(name, _)| name.replace('_', "-")));
+    let keys: Vec<String> = keys.collect();
+    assert!(keys.len() > 40, "only {} keys found", keys.len());
+    for key in keys {
+        assert!(reference.contains(&format!("`{key}`")), "`{key}` is not in docs/recipe.md");
+    }
+}

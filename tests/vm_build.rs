@@ -344,6 +344,28 @@ fn a_step_may_print_a_hundred_megabytes() {
     lab.assert_nothing_left();
 }
 
+/// A limit on the size of files stands in for a disk that fills up: to QEMU both are a write that fails.
+#[test]
+fn a_host_disk_that_fills_up_in_the_middle_is_told_as_such() {
+    let lab = Lab::new("disk full");
+    let recipe = lab.recipe(
+        "full",
+        Image::Tiny,
+        "disk = \"1G\"\n[[step]]\nname = \"fill\"\nrun = \"head -c 300000000 /dev/zero | tr '\\\\0' x >/big; sync; sleep 60\"\n",
+    );
+    let line = format!(
+        "trap '' XFSZ; ulimit -f 100000; exec {} run {}",
+        env!("CARGO_BIN_EXE_imgbuild"),
+        recipe.display()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &line]).current_dir(lab.path("")).env("IMGBUILD_HOME", lab.home());
+    lab::Ended::from(command.output().unwrap())
+        .with_code(1)
+        .saying("its disk cannot be read or written on this host");
+    lab.assert_nothing_left();
+}
+
 #[test]
 fn an_image_that_never_gets_to_ssh_shows_its_console() {
     let lab = Lab::new("no ssh");
