@@ -32,6 +32,8 @@ bench_cleanup() {
     phase_stop
     bench_stop
     [ -z "${work:-}" ] || rm -rf "$work"
+    # Only if nothing else is in it.
+    rmdir out 2>/dev/null || true
 }
 
 # Ends a child that still runs, and then whatever it left in its process group.
