@@ -60,10 +60,11 @@ bench_start() {
     set +m
 }
 
-# Waits for the child; returns its exit code.
+# Waits for the child; returns its exit code. What a failed one left in its process group is ended.
 bench_wait() {
     local status=0
     wait "$bench_child" || status=$?
+    kill -KILL -- "-$bench_child" 2>/dev/null || true
     bench_child=''
     return "$status"
 }
