@@ -83,16 +83,17 @@ async fn phases(
     let image = run.guard(bench.unfinished_image())?;
     let flatten = image::flatten(&disk, &image, bench.target, run);
     run.phase("convert", flatten).await?;
-    let audit = bench.audit(&sealing, &evidence);
-    let audit = run.phase("audit", audit).await?;
-    let (tests, sha256) = futures_util::future::try_join(
-        bench.test(backing.size, login),
-        run.phase(
-            "digest",
-            record::digest(bench.unfinished_path(), &run.events),
-        ),
-    )
-    .await?;
+    // The image is only read from here on, so its digest is taken beside what decides whether it is good.
+    let digest = run.phase(
+        "digest",
+        record::digest(bench.unfinished_path(), &run.events),
+    );
+    let judge = async {
+        let audit = bench.audit(&sealing, &evidence);
+        let audit = run.phase("audit", audit).await?;
+        Ok((audit, bench.test(backing.size, login).await?))
+    };
+    let ((audit, tests), sha256) = futures_util::future::try_join(judge, digest).await?;
 
     let results = record::Results {
         started,

@@ -13,14 +13,18 @@ fn recipe(lab: &Lab, source: &str) -> String {
 fn a_base_image_that_is_no_image() {
     let lab = Lab::new("no image");
     lab.write("page.html", "<html>not found</html>");
-    lab.imgbuild(&["run", &recipe(&lab, "file = \"page.html\"")]).with_code(2).saying("page.html");
+    lab.imgbuild(&["run", &recipe(&lab, "file = \"page.html\"")])
+        .with_code(2)
+        .saying("page.html");
     lab.assert_nothing_left();
 }
 
 #[test]
 fn a_base_image_that_is_not_there() {
     let lab = Lab::new("no file");
-    lab.imgbuild(&["run", &recipe(&lab, "file = \"nowhere.qcow2\"")]).with_code(2).saying("nowhere.qcow2");
+    lab.imgbuild(&["run", &recipe(&lab, "file = \"nowhere.qcow2\"")])
+        .with_code(2)
+        .saying("nowhere.qcow2");
     lab.assert_nothing_left();
 }
 
@@ -29,7 +33,9 @@ fn a_base_image_that_is_another() {
     let lab = Lab::new("digest");
     let digest = "0".repeat(64);
     let source = format!("file = {:?}\nsha256 = \"{digest}\"", Image::Tiny.path());
-    lab.imgbuild(&["run", &recipe(&lab, &source)]).with_code(6).saying(&digest);
+    lab.imgbuild(&["run", &recipe(&lab, &source)])
+        .with_code(6)
+        .saying(&digest);
     lab.assert_nothing_left();
 }
 
@@ -61,7 +67,9 @@ fn two_recipes_for_one_output() {
     let lab = Lab::new("same output");
     let one = lab.recipe("one", Image::Tiny, "[output]\npath = \"out/same.qcow2\"\n");
     let two = lab.recipe("two", Image::Tiny, "[output]\npath = \"out/same.qcow2\"\n");
-    lab.imgbuild(&["run", one.to_str().unwrap(), two.to_str().unwrap()]).with_code(2).saying("same.qcow2");
+    lab.imgbuild(&["run", one.to_str().unwrap(), two.to_str().unwrap()])
+        .with_code(2)
+        .saying("same.qcow2");
     lab.assert_nothing_left();
 }
 
@@ -74,7 +82,9 @@ fn a_home_that_cannot_be_written() {
         .env("IMGBUILD_HOME", "/proc/nowhere")
         .output()
         .unwrap();
-    lab::Ended::from(output).with_code(1).saying("creating /proc/nowhere");
+    lab::Ended::from(output)
+        .with_code(1)
+        .saying("creating /proc/nowhere");
 }
 
 #[test]

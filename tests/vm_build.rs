@@ -359,7 +359,10 @@ fn a_host_disk_that_fills_up_in_the_middle_is_told_as_such() {
         recipe.display()
     );
     let mut command = Command::new("sh");
-    command.args(["-c", &line]).current_dir(lab.path("")).env("IMGBUILD_HOME", lab.home());
+    command
+        .args(["-c", &line])
+        .current_dir(lab.path(""))
+        .env("IMGBUILD_HOME", lab.home());
     lab::Ended::from(command.output().unwrap())
         .with_code(1)
         .saying("its disk cannot be read or written on this host");

@@ -24,7 +24,8 @@ test "$(cat /etc/from-user-data)" = yes
 id alice
 test "$(id -u imgbuild)" = 60999
 adduser --disabled-password --gecos '' bob
-test "$(id -u bob):$(id -g bob)" = 1001:1001
+test "$(id -u bob)" = "$(id -g bob)"
+test "$(id -u bob)" -lt 1010
 """
 
 [[step]]

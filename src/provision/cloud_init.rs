@@ -10,8 +10,9 @@ use crate::ssh::{Session, capture};
 
 /// Waits until cloud-init has written its result (cloud-init's documentation, "boot status": result.json appears when
 /// it is done).
-/// Where the seed keeps the late stages from running, it is done when no stage is under way.
+/// Its first line is the number of the user that logged in. Where the seed keeps the late stages from running, it is done when no stage is under way.
 const SETTLE: &str = r#"
+echo "$SUDO_UID"
 cd /run/cloud-init 2>/dev/null && command -v cloud-init >/dev/null || exit 0
 until [ -e result.json ] || { [ -e "$1" ] && grep -qs '"stage": null' status.json; }; do sleep 0.2; done
 cat status.json
@@ -25,7 +26,6 @@ struct Outcome {
 }
 
 pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
-    own_user(guest).await?;
     let command = as_root(SETTLE, &[LATE_STAGES_SKIPPED]);
     let timeout = guest.plan.boot_timeout;
     let settled = tokio::time::timeout(timeout, capture(&mut guest.session, &command)).await;
@@ -40,7 +40,9 @@ pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
             .cause(ended)
             .detail("what the guest said", text));
     }
-    let outcome = outcome(&text);
+    let (uid, text) = text.split_once('\n').unwrap_or((&text, ""));
+    own_user(guest, uid)?;
+    let outcome = outcome(text);
     for warning in &outcome.warnings {
         guest.run.events.warn(format!("cloud-init: {warning}"));
     }
@@ -54,9 +56,8 @@ pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
 }
 
 /// Sealing deletes the build's user, so that must not be one that the image had before.
-async fn own_user<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
-    let (_, id) = capture(&mut guest.session, "id -u").await?;
-    if id.trim() == BUILDER_UID.to_string() {
+fn own_user<S>(guest: &Guest<'_, S>, uid: &str) -> Result<()> {
+    if uid == BUILDER_UID.to_string() {
         return Ok(());
     }
     Err(Error::new("making the build's user")
