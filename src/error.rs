@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::path::Path;
 use std::sync::Arc;
 
 /// The class of a failure. Each has one documented exit code.
@@ -12,10 +13,15 @@ use std::sync::Arc;
 pub enum Kind {
     /// The build or operation failed: exit code 1.
     Operation,
+    /// A program that runs machines crashed, which nothing that it was given explains: exit code 1. Where nothing is lost by
+    /// it, the work is done once more.
+    Crash,
     /// The command line or the recipe is wrong: exit code 2.
     Usage,
     /// A `[[test]]` of the recipe failed: exit code 3.
     Test,
+    /// A run would do work, which is what was asked: exit code 4.
+    Pending,
     /// Somebody else holds what this command needs: exit code 5.
     Conflict,
     /// A digest, signature or policy does not hold: exit code 6.
@@ -30,9 +36,10 @@ impl Kind {
     /// The process exit code for this kind (128 + signal number for the signals, as shells report them).
     pub fn exit_code(self) -> u8 {
         match self {
-            Kind::Operation => 1,
+            Kind::Operation | Kind::Crash => 1,
             Kind::Usage => 2,
             Kind::Test => 3,
+            Kind::Pending => 4,
             Kind::Conflict => 5,
             Kind::Verification => 6,
             Kind::Interrupted => 130,
@@ -56,12 +63,12 @@ struct Inner {
     told: bool,
 }
 
-/// Faults in one source text, each pointing at its place.
+/// Faults in some texts, each pointing at its place.
 #[derive(Debug, Clone)]
 pub struct Faults {
-    /// The text they point into.
-    pub source: Source,
-    /// In the order of the text.
+    /// The texts they point into.
+    pub sources: Sources,
+    /// In the order of the texts.
     pub list: Vec<Fault>,
 }
 
@@ -72,6 +79,43 @@ pub struct Source {
     pub name: Arc<str>,
     /// Its content.
     pub text: Arc<str>,
+    /// Where relative paths in it start; none for a text that is no file.
+    pub folder: Option<Arc<Path>>,
+}
+
+/// Texts laid end to end, so that one number says both which text is meant and where in it. The first is the recipe that
+/// the user named.
+#[derive(Debug, Clone, Default)]
+pub struct Sources(Vec<(usize, Source)>);
+
+impl Sources {
+    /// Adds a text, and says where it starts: the spans of its own are to be moved by that much.
+    pub fn add(&mut self, source: Source) -> usize {
+        // One more than the text is long, since a span may be empty at its end.
+        let end = |(start, source): &(usize, Source)| start + source.text.len() + 1;
+        let start = self.0.last().map_or(0, end);
+        self.0.push((start, source));
+        start
+    }
+
+    /// The text that a span is in, and where in it.
+    pub fn locate(&self, span: &Range<usize>) -> Option<(&Source, Range<usize>)> {
+        let after = self.0.partition_point(|(start, _)| *start <= span.start);
+        let (start, source) = self.0.get(after.checked_sub(1)?)?;
+        let length = source.text.len();
+        let within = |at: usize| at.saturating_sub(*start).min(length);
+        Some((source, within(span.start)..within(span.end)))
+    }
+
+    /// All texts, in the order in which they were read.
+    pub fn iter(&self) -> impl Iterator<Item = &Source> {
+        self.0.iter().map(|(_, source)| source)
+    }
+
+    /// The name of the first text.
+    pub fn name(&self) -> &str {
+        self.0.first().map_or("", |(_, source)| &source.name)
+    }
 }
 
 /// One fault in a source text.
@@ -134,7 +178,7 @@ impl Error {
             1 => "one fault".to_owned(),
             n => format!("{n} faults"),
         };
-        Error::new(format!("{}: {count}", faults.source.name))
+        Error::new(format!("{}: {count}", faults.sources.name()))
             .kind(Kind::Usage)
             .faults(faults)
     }
@@ -282,13 +326,34 @@ mod tests {
             Kind::Operation,
             Kind::Usage,
             Kind::Test,
+            Kind::Pending,
             Kind::Conflict,
             Kind::Verification,
             Kind::Interrupted,
             Kind::Terminated,
         ]
         .map(Kind::exit_code);
-        assert_eq!(codes, [1, 2, 3, 5, 6, 130, 143]);
+        assert_eq!(codes, [1, 2, 3, 4, 5, 6, 130, 143]);
+    }
+
+    #[test]
+    fn a_span_is_found_in_the_text_that_it_is_in() {
+        let text = |name: &str, text: &str| Source {
+            name: name.into(),
+            text: text.into(),
+            folder: None,
+        };
+        let mut sources = Sources::default();
+        assert_eq!(sources.add(text("a", "12345")), 0);
+        let start = sources.add(text("b", "123"));
+        let found = |span: Range<usize>| {
+            let (source, span) = sources.locate(&span).unwrap();
+            (source.name.to_string(), span)
+        };
+        assert_eq!(found(0..5), ("a".into(), 0..5));
+        assert_eq!(found(5..5), ("a".into(), 5..5), "at the end");
+        assert_eq!(found(start..start + 1), ("b".into(), 0..1));
+        assert_eq!(found(start + 1..start + 3), ("b".into(), 1..3));
     }
 
     #[test]

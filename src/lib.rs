@@ -2,16 +2,20 @@
 
 pub mod backend;
 pub mod cli;
+pub mod compare;
+pub mod disk;
 pub mod error;
 pub mod pipeline;
 pub mod plan;
 pub mod proc;
+pub mod provenance;
 pub mod provision;
 pub mod recipe;
 pub mod record;
 pub mod run;
 pub mod seal;
 pub mod seed;
+pub mod signing;
 pub mod source;
 pub mod ssh;
 pub mod store;

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.global.verbose);
     let screen = Screen {
-        format: cli.global.format,
+        format: cli.global.format(),
     };
     // One thread drives everything: children that die with their parent die with the thread that started them, so that
     // must be one that lives as long as the process.

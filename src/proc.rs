@@ -1,17 +1,20 @@
 //! The only user of `Command`. Rules for every program that is started here:
 //! - its argv is logged (`-v`), so argv never carries a secret;
-//! - stdin is empty, stderr is kept in bounded form for the error message;
+//! - stdin is empty unless it is given, stderr is kept in bounded form for the error message;
 //! - it runs in a process group of its own, so that a terminal's Ctrl-C reaches imgbuild only, and the group is killed
 //!   when the future is dropped;
-//! - unless told otherwise it dies with imgbuild, even by SIGKILL.
+//! - unless told otherwise it dies with imgbuild, even by SIGKILL;
+//! - it does not get the passphrase of the key that signs.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
 use crate::error::{Error, Result};
@@ -19,11 +22,18 @@ use crate::error::{Error, Result};
 /// How much of a failed program's stderr is shown.
 const STDERR_KEPT: usize = 8 * 1024;
 
+/// What is in our environment for us alone.
+const OURS: &str = crate::signing::PASSPHRASE;
+
 /// A program to run.
 #[derive(Debug)]
 pub struct Program {
     name: OsString,
     args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    without: &'static [&'static str],
+    folder: Option<PathBuf>,
+    stdin: Option<Vec<u8>>,
     inherit: Vec<OwnedFd>,
     outlives_us: bool,
 }
@@ -42,6 +52,10 @@ impl Program {
         Program {
             name: name.into(),
             args: vec![],
+            env: vec![],
+            without: &[],
+            folder: None,
+            stdin: None,
             inherit: vec![],
             outlives_us: false,
         }
@@ -57,6 +71,31 @@ impl Program {
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args
             .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// Sets an environment variable, which may be a secret: it is not logged.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        let pair = (name.as_ref().to_owned(), value.as_ref().to_owned());
+        self.env.push(pair);
+        self
+    }
+
+    /// Keeps variables of our environment from it whose names begin like this.
+    pub fn without_env(mut self, prefixes: &'static [&'static str]) -> Self {
+        self.without = prefixes;
+        self
+    }
+
+    /// The folder that the program starts in, instead of ours.
+    pub fn folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.folder = Some(folder.into());
+        self
+    }
+
+    /// Gives the program something to read, when it is run to its end.
+    pub fn stdin(mut self, text: impl Into<Vec<u8>>) -> Self {
+        self.stdin = Some(text.into());
         self
     }
 
@@ -79,10 +118,28 @@ impl Program {
         Ok(String::from_utf8_lossy(&out).into_owned())
     }
 
-    /// Runs to the end, handing stdout over as it comes; a status other than 0 is an error with the end of stderr.
-    pub async fn stream(self, mut each: impl FnMut(&[u8])) -> Result<()> {
+    /// Runs to the end, handing over what it prints to either stream as it comes. Unlike the others this leaves the
+    /// judgement of the status to the caller.
+    pub async fn watch(self, mut each: impl FnMut(&[u8])) -> Result<ExitStatus> {
         let line = self.line();
-        let mut process = self.start(Stdio::piped(), Stdio::piped())?;
+        let mut process = self.start(Stdio::null(), Stdio::piped(), Stdio::piped())?;
+        let stdout = process.child.stdout.take();
+        let stderr = process.child.stderr.take();
+        let each = std::cell::RefCell::new(&mut each);
+        let out = drain(stdout, |chunk| (each.borrow_mut())(chunk));
+        let err = drain(stderr, |chunk| (each.borrow_mut())(chunk));
+        let read = futures_util::future::try_join(out, err).await;
+        read.map_err(|error| Error::new(format!("running `{line}`")).cause(error))?;
+        process.wait().await
+    }
+
+    /// Runs to the end, handing stdout over as it comes; a status other than 0 is an error with the end of stderr.
+    pub async fn stream(mut self, mut each: impl FnMut(&[u8])) -> Result<()> {
+        let line = self.line();
+        let input = self.stdin.take();
+        let from = input.as_ref().map_or_else(Stdio::null, |_| Stdio::piped());
+        let mut process = self.start(from, Stdio::piped(), Stdio::piped())?;
+        let stdin = process.child.stdin.take();
         let stdout = process.child.stdout.take();
         let stderr = process.child.stderr.take();
         let mut kept = Vec::new();
@@ -95,11 +152,14 @@ impl Program {
             });
             futures_util::future::try_join(out, err).await
         };
+        let write = feed(stdin, input.unwrap_or_default());
         let failed = |cause: String| Error::new(format!("running `{line}`")).cause(cause);
-        read.await.map_err(|error| failed(error.to_string()))?;
+        let (fed, read) = futures_util::future::join(write, read).await;
+        read.map_err(|error| failed(error.to_string()))?;
         let status = process.wait().await?;
         if status.success() {
-            return Ok(());
+            // One that failed, and so did not read on, has its own words for it.
+            return fed.map_err(|error| failed(format!("it did not read all: {error}")));
         }
         Err(failed(status.to_string()).detail(
             "its last messages",
@@ -112,18 +172,26 @@ impl Program {
         let line = self.line();
         let doing = |error: std::io::Error| Error::new(format!("starting `{line}`")).cause(error);
         let second = log.try_clone().map_err(doing)?;
-        self.start(Stdio::from(log), Stdio::from(second))
+        self.start(Stdio::null(), Stdio::from(log), Stdio::from(second))
     }
 
-    fn start(self, stdout: Stdio, stderr: Stdio) -> Result<Process> {
+    fn start(self, stdin: Stdio, stdout: Stdio, stderr: Stdio) -> Result<Process> {
         tracing::debug!(target: "imgbuild::proc", "{}", self.line());
         let mut command = Command::new(&self.name);
+        let inherited = std::env::vars_os().map(|(name, _)| name);
+        for name in inherited.filter(|name| self.keeps_back(name)) {
+            command.env_remove(name);
+        }
         command
             .args(&self.args)
-            .stdin(Stdio::null())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdin(stdin)
             .stdout(stdout)
             .stderr(stderr)
             .process_group(0);
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         let inherit: Vec<i32> = self.inherit.iter().map(AsRawFd::as_raw_fd).collect();
         let dies_with_us = !self.outlives_us;
         let parent = rustix::process::getpid();
@@ -166,6 +234,12 @@ impl Program {
             group,
             outlives_us: self.outlives_us,
         })
+    }
+
+    fn keeps_back(&self, name: &OsStr) -> bool {
+        let name = name.as_encoded_bytes();
+        let mut without = self.without.iter();
+        name == OURS.as_bytes() || without.any(|prefix| name.starts_with(prefix.as_bytes()))
     }
 
     /// The command line as one would type it.
@@ -213,6 +287,19 @@ impl Drop for Process {
     }
 }
 
+/// Whether a program ended by a fault of its own: it aborted, or did what no program may. One that was killed did not.
+pub fn crashed(status: ExitStatus) -> bool {
+    let own = [
+        Signal::ABORT,
+        Signal::BUS,
+        Signal::FPE,
+        Signal::ILL,
+        Signal::SEGV,
+    ];
+    let signal = status.signal();
+    own.iter().any(|own| signal == Some(own.as_raw()))
+}
+
 /// Quotes a word for a POSIX shell where it needs it.
 pub fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_=./,:+@%".contains(c);
@@ -220,6 +307,14 @@ pub fn quote(word: &str) -> String {
         word.to_owned()
     } else {
         format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// Writes all of it, and then the end.
+async fn feed(stream: Option<impl AsyncWrite + Unpin>, text: Vec<u8>) -> std::io::Result<()> {
+    match stream {
+        Some(mut stream) => stream.write_all(&text).await,
+        None => Ok(()),
     }
 }
 
@@ -267,6 +362,24 @@ mod tests {
             "{error}"
         );
         assert_eq!(error.get_detail().unwrap().text, "no such disk");
+    }
+
+    #[tokio::test]
+    async fn stdin_is_what_was_given_however_long_and_empty_otherwise() {
+        let text = "line\n".repeat(100_000);
+        let echoed = Program::new("cat").stdin(text.as_str()).stdout();
+        assert!(echoed.await.unwrap() == text);
+        assert_eq!(Program::new("cat").stdout().await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn input_that_is_not_read_is_an_error_unless_the_program_has_one_of_its_own() {
+        let text = "line\n".repeat(100_000);
+        let run = |script| sh(script).stdin(text.as_str()).stdout();
+        let error = run("exit 0").await.unwrap_err();
+        assert!(error.to_string().contains("did not read all"), "{error}");
+        let error = run("exit 3").await.unwrap_err();
+        assert!(error.to_string().contains("exit status: 3"), "{error}");
     }
 
     #[tokio::test]
@@ -319,6 +432,31 @@ mod tests {
             1,
             "still alive after ten seconds"
         );
+    }
+
+    #[tokio::test]
+    async fn a_program_that_aborts_has_crashed_and_one_that_fails_or_is_killed_has_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut found = vec![];
+        for end in [
+            "kill -ABRT $$",
+            "kill -SEGV $$",
+            "kill -KILL $$",
+            "exit 134",
+        ] {
+            let log = File::create(folder.path().join("log")).unwrap();
+            let status = sh(end).spawn(log).unwrap().wait().await.unwrap();
+            found.push(crashed(status));
+        }
+        assert_eq!(found, [true, true, false, false]);
+    }
+
+    #[test]
+    fn a_passphrase_and_what_it_shall_not_have_are_kept_from_a_program() {
+        let program = Program::new("git").without_env(&["GIT_"]);
+        let kept = |name: &str| program.keeps_back(OsStr::new(name));
+        assert!(kept("IMGBUILD_SIGNING_PASSPHRASE") && kept("GIT_DIR"));
+        assert!(!kept("PATH") && !kept("IMGBUILD_HOME") && !kept("LEGIT_DIR"));
     }
 
     #[test]

@@ -1,21 +1,28 @@
 //! The build record: what went into an image and what came out, in JSON beside it.
 
+mod read;
+
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::backend::qemu::accel::Chosen;
 use crate::error::{Context, Error, Result};
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 use crate::proc::Program;
+use crate::provenance::statement::{BuildDefinition, Done};
+use crate::provenance::{file_name, public_address};
 use crate::run::events::{Events, Unit};
 use crate::run::{Run, Timing};
 use crate::seal;
 use crate::source::{BaseImage, Verified};
+use crate::store::registry::Reserved;
 use crate::text::hex;
+pub use read::{Known, read};
 
 /// The version of this format.
 const SCHEMA: u32 = 1;
@@ -26,12 +33,22 @@ pub struct Record {
     schema: u32,
     image: Image,
     build: Build,
-    recipe: Recipe,
+    /// The recipe, then what it extends and the bundles that it uses.
+    recipe: Vec<Text>,
+    /// What the recipe's variables were. Secrets are none.
+    vars: BTreeMap<String, serde_json::Value>,
+    data: Vec<Text>,
     source: Source,
-    machine: Machine,
+    /// None for an image that was imported as it is.
+    machine: Option<Machine>,
     steps: Vec<Done>,
+    /// What steps have recorded, the versions of what they installed for instance.
+    versions: BTreeMap<String, String>,
     tests: Vec<Tested>,
-    audit: seal::Report,
+    /// Whether what belongs to one machine only was removed.
+    sealed: bool,
+    /// None if nobody looked.
+    audit: Option<seal::Report>,
     timings: Vec<Timing>,
     tools: Tools,
     /// The image itself.
@@ -41,6 +58,8 @@ pub struct Record {
 #[derive(Debug, Serialize)]
 struct Image {
     name: String,
+    version: u32,
+    label: Option<String>,
     description: String,
     labels: BTreeMap<String, String>,
 }
@@ -52,9 +71,10 @@ struct Build {
     finished: Timestamp,
 }
 
+/// A text that the image was made from, or a document that was looked at.
 #[derive(Debug, Serialize)]
-struct Recipe {
-    file: String,
+struct Text {
+    name: String,
     sha256: String,
 }
 
@@ -63,6 +83,8 @@ struct Source {
     origin: String,
     sha256: String,
     verified: Verified,
+    /// The version in the registry that it is, as `image@number`; none if it is no version.
+    version: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,30 +95,12 @@ struct Machine {
     accel: Chosen,
 }
 
+/// A test that passed; a failing one ends the build without a record.
 #[derive(Debug, Serialize)]
-struct Done {
-    name: String,
-    action: &'static str,
-    sha256: String,
-}
-
-/// A test that passed.
-#[derive(Debug, Serialize)]
-pub struct Tested {
+struct Tested {
     name: String,
     sha256: String,
     result: &'static str,
-}
-
-impl Tested {
-    /// Records a test that passed; a failing one ends the build without a record.
-    pub fn passed(test: &Step) -> Self {
-        Tested {
-            name: test.name.clone(),
-            sha256: test.digest.clone(),
-            result: "passed",
-        }
-    }
 }
 
 /// What the artifact is.
@@ -111,20 +115,24 @@ pub struct Artifact {
 /// The versions of the programs that made the image.
 #[derive(Debug, Serialize)]
 pub struct Tools {
-    imgbuild: &'static str,
+    pub imgbuild: &'static str,
     #[serde(rename = "qemu-img")]
-    qemu_img: String,
+    pub qemu_img: String,
+    /// None if no machine was booted.
     #[serde(rename = "qemu-system")]
-    qemu_system: String,
+    pub qemu_system: Option<String>,
 }
 
 impl Tools {
-    /// Asks the programs.
-    pub async fn ask() -> Result<Self> {
+    /// Asks the programs that were used.
+    pub async fn ask(plan: &Plan) -> Result<Self> {
         Ok(Tools {
             imgbuild: env!("CARGO_PKG_VERSION"),
             qemu_img: version("qemu-img").await?,
-            qemu_system: version("qemu-system-x86_64").await?,
+            qemu_system: match plan.import {
+                true => None,
+                false => Some(version("qemu-system-x86_64").await?),
+            },
         })
     }
 }
@@ -138,57 +146,84 @@ async fn version(program: &str) -> Result<String> {
 
 /// What a build found out on its way.
 pub struct Results<'r> {
+    pub version: &'r Reserved,
     pub started: Timestamp,
     pub base: &'r BaseImage,
     pub accel: Chosen,
-    pub audit: seal::Report,
-    pub tests: Vec<Tested>,
+    pub versions: BTreeMap<String, String>,
+    /// What the audit of the sealed image found; none if it was neither sealed nor audited.
+    pub audit: Option<seal::Report>,
     pub sha256: &'r str,
     pub tools: Tools,
 }
 
 impl Record {
-    /// Puts the record together.
-    pub fn new(plan: &Plan, run: &Run, results: Results<'_>) -> Self {
-        let steps = plan.steps.iter().map(|step| Done {
-            name: step.name.clone(),
-            action: step.action.name(),
-            sha256: step.digest.clone(),
-        });
+    /// Puts the record together. What the recipe says is in `definition` as far as it may be told.
+    pub fn new(plan: &Plan, run: &Run, definition: &BuildDefinition, results: Results<'_>) -> Self {
+        let (external, internal) = (
+            &definition.external_parameters,
+            &definition.internal_parameters,
+        );
         Record {
             schema: SCHEMA,
             image: Image {
                 name: plan.name.clone(),
-                description: plan.description.clone(),
-                labels: plan.labels.clone(),
+                version: results.version.number,
+                label: results.version.label.clone(),
+                description: external.image.description.clone(),
+                labels: external.image.labels.clone(),
             },
             build: Build {
                 id: run.id.clone(),
                 started: results.started,
                 finished: Timestamp::now(),
             },
-            recipe: Recipe {
-                file: file_name(Path::new(plan.recipe.name.as_ref())),
-                sha256: plan.recipe_digest.clone(),
-            },
+            recipe: plan
+                .texts
+                .iter()
+                .map(|(name, sha256)| Text {
+                    name: file_name(Path::new(name)),
+                    sha256: sha256.clone(),
+                })
+                .collect(),
+            vars: external.vars.clone(),
+            data: plan
+                .documents
+                .iter()
+                .map(|document| Text {
+                    name: document.name.clone(),
+                    sha256: document.sha256.clone(),
+                })
+                .collect(),
             source: Source {
                 origin: public_origin(&results.base.origin),
                 sha256: results.base.sha256.clone(),
                 verified: public(&results.base.verified),
+                version: results.version.parent.clone(),
             },
-            machine: Machine {
+            machine: (!plan.import).then_some(Machine {
                 cpus: plan.machine.cpus,
                 memory: plan.machine.memory,
                 firmware: plan.machine.firmware,
                 accel: results.accel,
-            },
-            steps: steps.collect(),
-            tests: results.tests,
+            }),
+            steps: internal.steps.clone(),
+            versions: results.versions,
+            tests: internal
+                .tests
+                .iter()
+                .map(|test| Tested {
+                    name: test.name.clone(),
+                    sha256: test.sha256.clone(),
+                    result: "passed",
+                })
+                .collect(),
+            sealed: results.audit.is_some(),
             audit: results.audit,
             timings: run.timings().clone(),
             tools: results.tools,
             artifact: Artifact {
-                file: file_name(&plan.output.path),
+                file: file_name(&results.version.path),
                 format: plan.output.format,
                 size: 0,
                 sha256: results.sha256.to_owned(),
@@ -205,16 +240,35 @@ impl Record {
     }
 }
 
+/// What a record's name has behind that of its image.
+const ENDING: &str = ".build.json";
+
 /// Where the record of the image at `path` is.
 pub fn path(image: &Path) -> PathBuf {
-    let name = image.file_name().unwrap_or_default().to_string_lossy();
-    image.with_file_name(format!("{name}.build.json"))
+    let mut name = image.file_name().unwrap_or_default().to_owned();
+    name.push(ENDING);
+    image.with_file_name(name)
 }
 
-fn public(verified: &Verified) -> Verified {
+/// The image that the record at `path` is about, if that is the name of a record.
+pub fn image(path: &Path) -> Option<PathBuf> {
+    let name = path.file_name()?.as_bytes();
+    let image = name.strip_suffix(ENDING.as_bytes())?;
+    Some(path.with_file_name(OsStr::from_bytes(image)))
+}
+
+/// How a digest came to be trusted, without the folders of the machine that it was verified on.
+pub fn public(verified: &Verified) -> Verified {
     match verified.clone() {
         Verified::Checksums { list } => Verified::Checksums {
             list: public_origin(&list),
+        },
+        Verified::Flake { flake, output } => Verified::Flake {
+            flake: public_origin(&flake),
+            output,
+        },
+        Verified::Record { record } => Verified::Record {
+            record: public_origin(&record),
         },
         Verified::Signature { list, fingerprint } => Verified::Signature {
             list: public_origin(&list),
@@ -226,22 +280,17 @@ fn public(verified: &Verified) -> Verified {
 
 /// The folders of the machine that built it are nobody's business.
 fn public_origin(origin: &str) -> String {
-    match origin.contains("://") {
-        true => origin.to_owned(),
-        false => file_name(Path::new(origin)),
+    if !origin.contains("://") {
+        return file_name(Path::new(origin));
     }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// 16 hexadecimal digits that stand for `bytes` in a file name.
-pub fn short_digest(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes)[..8])
+    // What is behind it, in a flake's reference, says which of its images it is.
+    let (address, output) = match origin.split_once('#') {
+        Some((address, output)) => (address, format!("#{output}")),
+        None => (origin, String::new()),
+    };
+    let path = address.split('?').next().unwrap_or_default();
+    let public = public_address(address).unwrap_or_else(|| file_name(Path::new(path)));
+    format!("{public}{output}")
 }
 
 /// The sha256 of a file in lower-case hex, with a progress bar.
@@ -269,4 +318,27 @@ pub async fn digest(path: PathBuf, events: &Events) -> Result<String> {
         .await
         .map_err(|error| Error::new("hashing the image").caused_by(&error))?
         .doing(|| "hashing the image")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_told_without_folders_of_this_machine_and_credentials() {
+        for (origin, told) in [
+            ("/home/me/base.qcow2", "base.qcow2"),
+            ("path:/home/me/flake#image", "flake#image"),
+            ("git+file:///home/me/flake?dir=a#image", "flake#image"),
+            (
+                "git+ssh://me@host/flake#image",
+                "git+ssh://host/flake#image",
+            ),
+            ("https://me:pw@host/a.img?token=x", "https://host/a.img"),
+            ("https://host/a.img", "https://host/a.img"),
+            ("file:///srv/a.img", "a.img"),
+        ] {
+            assert_eq!(public_origin(origin), told);
+        }
+    }
 }

@@ -68,6 +68,38 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// "did you mean", or the list of what there is.
+pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().filter(|name| !name.is_empty()).collect();
+    let best = known
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match best {
+        Some((likeness, candidate)) if likeness > 0.8 => format!("did you mean `{candidate}`?"),
+        _ => format!("known here: {}", known.join(", ")),
+    }
+}
+
+/// Whether `name` is a host's name of one part: lower-case letters, digits and `-`, at most 63, no `-` at the ends.
+pub fn is_dns_label(name: &str) -> bool {
+    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(letters)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// Seconds for people, in the largest unit that leaves something before the point.
+pub fn span(seconds: f64) -> String {
+    let units = [(86_400.0, "d"), (3600.0, "h"), (60.0, "min")];
+    let unit = units.into_iter().find(|(length, _)| seconds >= *length);
+    match unit {
+        Some((length, name)) => format!("{:.0} {name}", (seconds / length).floor()),
+        None => format!("{seconds:.1} s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +134,17 @@ mod tests {
         let seen = lines(&[&[b'x'; 20_000], &[b'x'; 20_000]]);
         assert_eq!(seen.iter().map(String::len).sum::<usize>(), 40_000);
         assert!(seen.iter().all(|line| line.len() <= LONGEST_LINE));
+    }
+
+    #[test]
+    fn spans_are_told_in_their_unit() {
+        for (seconds, text) in [
+            (5.25, "5.2 s"),
+            (90.0, "1 min"),
+            (7200.0, "2 h"),
+            (200_000.0, "2 d"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
     }
 }

@@ -1,5 +1,5 @@
 # What scripts/bench-packer builds with Packer 1.6.6; recipe.toml is the same for imgbuild. Runs in an empty folder with
-# the seed volume and the key beside it. Wherever a default of Packer's costs time and a careful user would change it,
+# the seed volume and the key two levels above it. Wherever a default of Packer's costs time and a careful user would change it,
 # it is changed here; comments say which choices matter for time, and what was left alone.
 
 variable "base" { type = string }
@@ -35,7 +35,7 @@ source "qemu" "guest" {
 
   communicator         = "ssh"
   ssh_username         = "bench"
-  ssh_private_key_file = "../key"
+  ssh_private_key_file = "../../key"
   ssh_timeout          = "15m"
   # QEMU accepts connections before the guest listens; with the default of 10, those use up the tries.
   ssh_handshake_attempts       = 500
@@ -53,7 +53,7 @@ source "qemu" "guest" {
     ["-cpu", "max"],
     # cache=unsafe: flushes by the guest do not wait for the host's disk; imgbuild does the same. Not Packer's default.
     ["-drive", "file={{ .OutputDir }}/{{ .Name }},if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap,detect-zeroes=unmap"],
-    ["-drive", "file=../seed.img,if=none,id=seed,format=raw,readonly=on"],
+    ["-drive", "file=../../seed.img,if=none,id=seed,format=raw,readonly=on"],
     # Without bootindex the firmware may start from the seed.
     ["-device", "virtio-blk-pci,drive=disk,bootindex=0"],
     ["-device", "virtio-blk-pci,drive=seed"],
@@ -76,5 +76,9 @@ build {
   provisioner "shell" {
     script          = "provision.sh"
     execute_command = "chmod +x {{ .Path }}; sudo {{ .Path }}"
+  }
+
+  provisioner "shell" {
+    inline = ["echo one | sudo tee /srv/app/last >/dev/null"]
   }
 }

@@ -36,6 +36,12 @@ image mtools                   mcopy
 image cpio                     cpio
 image zstd                     zstd
 image uidmap                   newuidmap
+test  nix-bin                  nix
+test  git                      git
+test  python3-venv             /usr/share/doc/python3-venv
+test  nodejs                   node
+test  npm                      npm
+test  openssl                  openssl
 TABLE
 }
 

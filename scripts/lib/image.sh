@@ -70,6 +70,20 @@ image_workdir() {
     trap 'exit 143' TERM
 }
 
+# Whether only root can make an image here: in a container or a chroot, others may not make a user namespace.
+image_needs_root() {
+    [ "$(id -u)" -ne 0 ] && ! mmdebstrap --unshare-helper true >/dev/null 2>&1
+}
+
+# Runs the script $1 as root, with the cache $2 and further options, and gives away the image $3 that it makes.
+image_as_root() {
+    local script=$1 cache=$2 output=$3
+    shift 3
+    image_say "  there are no user namespaces for $(id -un) here: as root"
+    deps_root "$script" --cache "$cache" --output "$output" "$@"
+    deps_root chown "$(id -u):$(id -g)" "$output" "$output.key" "$(dirname "$output")/SHA256SUMS"
+}
+
 image_cleanup() {
     rm -rf "$work" 2>/dev/null || "${as_root[@]}" rm -rf "$work"
 }

@@ -26,6 +26,16 @@ pub enum Firmware {
     Uefi,
 }
 
+impl Firmware {
+    /// The recipe's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Firmware::Bios => "bios",
+            Firmware::Uefi => "uefi",
+        }
+    }
+}
+
 /// How a machine's CPU is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accel {

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::backend::qemu::{accel, firmware, image};
 use crate::error::{Error, Result};
 use crate::proc::Program;
-use crate::store::{Dirs, space};
+use crate::store::{Dirs, Registry, space};
 use crate::ui::{Screen, bytes};
 
 /// What was found about one thing.
@@ -31,11 +31,13 @@ pub async fn run(screen: Screen) -> Result<()> {
     let findings = [
         program("qemu-system-x86_64", "qemu-system-x86").await,
         program("qemu-img", "qemu-utils").await,
+        program("qemu-io", "qemu-utils").await,
         same_version().await,
         zstd(&dirs).await,
         kvm(),
         uefi(),
         room(&dirs),
+        registry(&dirs),
     ];
     let mut text = String::new();
     for finding in &findings {
@@ -167,6 +169,27 @@ fn uefi() -> Finding {
     };
     Finding {
         what: "UEFI firmware",
+        state,
+        told,
+    }
+}
+
+/// Whether it is whole, and says what is on the disk.
+fn registry(dirs: &Dirs) -> Finding {
+    let (state, told) = match Registry::check(dirs) {
+        Ok(None) => (State::Good, "there is none yet".into()),
+        Ok(Some(checked)) if checked.wrong.is_empty() => (
+            State::Good,
+            format!("{} versions, all there", checked.versions),
+        ),
+        Ok(Some(checked)) => (State::Fair, checked.wrong.join("; ")),
+        Err(error) => {
+            let hint = error.get_hint().unwrap_or_default();
+            (State::Missing, format!("{error}; {hint}"))
+        }
+    };
+    Finding {
+        what: "registry",
         state,
         told,
     }

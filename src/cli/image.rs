@@ -1,18 +1,18 @@
 //! `imgbuild image`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{Global, Vars};
+use super::Global;
+use super::recipes::{Online, Selection};
 use crate::error::Result;
 use crate::plan::{Facts, Plan};
-use crate::recipe;
-use crate::run::{Events, Interrupt};
-use crate::source::{self, CachedImage};
+use crate::run::Interrupt;
+use crate::source::{self, Cached, CachedFile, CachedImage, FileKind};
 use crate::store::Dirs;
-use crate::ui::{self, Screen, bytes};
+use crate::ui::{Screen, bytes};
 
 #[derive(Debug, Args)]
 pub struct Arguments {
@@ -28,11 +28,11 @@ enum Action {
         #[arg(required = true)]
         recipes: Vec<PathBuf>,
         #[command(flatten)]
-        vars: Vars,
+        selection: Selection,
     },
-    /// List the base images in the cache
+    /// List what is in the cache: base images, files that steps fetched, documents of [data]
     List,
-    /// Remove a base image from the cache
+    /// Remove an image, a file or a document from the cache
     Rm {
         /// The digest, or its beginning
         digest: String,
@@ -47,50 +47,51 @@ pub async fn run(
 ) -> Result<()> {
     let dirs = Dirs::from_env()?;
     match arguments.action {
-        Action::Pull { recipes, vars } => {
+        Action::Pull { recipes, selection } => {
+            let online = Online::new("image pull", &dirs, &selection, global);
             for path in &recipes {
-                let recipe = recipe::load(path, &vars.overrides())?;
-                interrupt.or(pull(&recipe, &dirs, global, screen)).await?;
+                interrupt
+                    .or(pull(path, &selection, &online, screen))
+                    .await?;
             }
             Ok(())
         }
         Action::List => list(&dirs, screen),
         Action::Rm { digest } => {
             let removed = source::remove(&dirs, &digest)?;
-            let text = format!(
-                "removed {} ({})\n",
-                removed.sha256,
-                bytes(removed.allocated)
-            );
-            screen.result(
-                &text,
-                &json!({"event": "result", "removed": value(&removed)}),
-            );
+            let (digest, allocated, value) = match &removed {
+                Cached::Image(image) => (image.sha256.clone(), image.allocated, value(image)),
+                Cached::File(file) => (file.digest.to_string(), file.allocated, file_value(file)),
+            };
+            let text = format!("removed {digest} ({})\n", bytes(allocated));
+            screen.result(&text, &json!({"event": "result", "removed": value}));
             Ok(())
         }
     }
 }
 
-async fn pull(recipe: &recipe::Recipe, dirs: &Dirs, global: &Global, screen: Screen) -> Result<()> {
-    let plan = Plan::new(recipe, &Facts::default());
-    let events = Events::new(
-        &plan.name,
-        vec![ui::observer(global.format, global.verbose > 0)],
-    );
-    let http = source::Http::new()?;
-    let cx = source::Context {
-        dirs,
-        events: &events,
-        http: &http,
-        offline: false,
-    };
-    let resolved = source::resolve(&plan.source, &cx).await?;
-    let image = source::fetch(&resolved, &cx).await?;
-    let text = format!("{}  {}\n", image.sha256, image.path.display());
-    let value = json!({
-        "event": "result", "sha256": image.sha256, "path": image.path, "verified": image.verified,
-    });
-    screen.result(&text, &value);
+async fn pull(
+    path: &Path,
+    selection: &Selection,
+    online: &Online<'_>,
+    screen: Screen,
+) -> Result<()> {
+    for recipe in selection.load(path, online).await? {
+        // An image that is built is not pulled.
+        if recipe.base.recipe.is_some() || recipe.base.image.is_some() {
+            continue;
+        }
+        let plan = Plan::new(&recipe, &Facts::default());
+        let cx = online.context()?;
+        let resolved = source::resolve(&plan.source, &cx).await?;
+        let image = source::fetch(&resolved, &cx).await?;
+        let text = format!("{}  {}\n", image.sha256, image.path.display());
+        let value = json!({
+            "event": "result", "sha256": image.sha256, "path": image.path,
+            "verified": image.verified,
+        });
+        screen.result(&text, &value);
+    }
     Ok(())
 }
 
@@ -100,12 +101,44 @@ fn list(dirs: &Dirs, screen: Screen) -> Result<()> {
     for image in &images {
         text.push_str(&line(image));
     }
-    if images.is_empty() {
-        text.push_str("no base image is cached\n");
+    let files = source::files(dirs)?;
+    for file in &files {
+        text.push_str(&file_line(file));
     }
+    if text.is_empty() {
+        text.push_str("nothing is cached\n");
+    }
+    let of_kind = |kind: FileKind| -> Vec<_> {
+        let files = files.iter().filter(|file| file.kind == kind);
+        files.map(file_value).collect()
+    };
     let list: Vec<_> = images.iter().map(value).collect();
-    screen.result(&text, &json!({"event": "result", "images": list}));
+    let value = json!({
+        "event": "result", "images": list,
+        "files": of_kind(FileKind::Fetched), "documents": of_kind(FileKind::Document),
+    });
+    screen.result(&text, &value);
     Ok(())
+}
+
+fn file_value(file: &CachedFile) -> serde_json::Value {
+    json!({
+        "digest": file.digest.to_string(), "origin": file.origin, "allocated": file.allocated,
+    })
+}
+
+fn file_line(file: &CachedFile) -> String {
+    let kind = match file.kind {
+        FileKind::Fetched => "file",
+        FileKind::Document => "data",
+    };
+    let origin = file.origin.as_deref().unwrap_or("");
+    let line = format!(
+        "{}  {:>10}  {kind:>5}  {origin}",
+        &file.digest.hex[..12],
+        bytes(file.allocated),
+    );
+    format!("{}\n", line.trim_end())
 }
 
 fn value(image: &CachedImage) -> serde_json::Value {

@@ -2,26 +2,26 @@
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use futures_util::StreamExt;
-use ssh_key::LineEnding;
+use tokio::sync::{Semaphore, watch};
 
-use super::{Global, Vars, gc, several};
-use crate::error::{Context, Error, Kind, Result};
-use crate::pipeline::{self, Failure};
-use crate::plan::{Facts, Plan};
-use crate::proc::quote;
+use super::recipes::{Graph, Node, Online, Selection};
+use super::{Global, gc, several};
+use crate::error::{Error, Kind, Result};
+use crate::pipeline::{self, Caching, Failure};
+use crate::plan::{Action, Plan};
+use crate::provenance::Files;
 use crate::recipe;
 use crate::run::events::Observer;
 use crate::run::gc::reap;
-use crate::run::{Interrupt, Run};
-use crate::source::Http;
+use crate::run::{Interrupt, Resource, Run, terminal};
+use crate::signing::Signing;
+use crate::source;
 use crate::ssh::Login;
-use crate::store::Dirs;
+use crate::store::{Dirs, Registry};
 use crate::ui::{self, Screen};
 
 #[derive(Debug, Args)]
@@ -35,11 +35,20 @@ pub struct Arguments {
     /// What becomes of the machine of a build that fails
     #[arg(long, value_enum, default_value_t)]
     on_error: OnError,
-    /// Use only what is cached; a miss is an error
+    /// Do not stop at breakpoints; without a terminal they are refused
     #[arg(long)]
-    offline: bool,
+    skip_breakpoints: bool,
+    /// Do all steps again, beginning with the source
+    #[arg(long, conflicts_with_all = ["from", "no_cache"])]
+    force: bool,
+    /// Do this step and those after it again
+    #[arg(long, value_name = "STEP", conflicts_with = "no_cache")]
+    from: Option<String>,
+    /// Neither use nor make layers
+    #[arg(long)]
+    no_cache: bool,
     #[command(flatten)]
-    vars: Vars,
+    selection: Selection,
 }
 
 /// What becomes of the machine of a build that fails. An interrupted build is always cleaned up.
@@ -57,11 +66,11 @@ enum OnError {
 /// What all builds of one command share.
 struct Shared<'s> {
     arguments: &'s Arguments,
-    dirs: Dirs,
-    http: Http,
+    online: &'s Online<'s>,
     screen: Screen,
     observer: Arc<dyn Observer>,
     interrupt: &'s Interrupt,
+    signing: Signing,
 }
 
 pub async fn run(
@@ -76,8 +85,13 @@ pub async fn run(
             .cause("there is no terminal to ask on")
             .hint("use --on-error keep or --on-error cleanup"));
     }
-    let plans = plans(&arguments, screen)?;
     let dirs = Dirs::from_env()?;
+    let observer = ui::observer(global.format(), global.verbose > 0);
+    let online = Online::new("run", &dirs, &arguments.selection, global);
+    let graph = interrupt.or(graph(&arguments, &online, screen)).await?;
+    refuse_shared_outputs(&graph.nodes)?;
+    refuse_breakpoints(&graph.nodes, &arguments)?;
+    refuse_unknown_step(&graph.nodes, &arguments)?;
     // What a dead build left may hold ports, memory and disk that this one wants.
     let reaped = interrupt.or(reap(&dirs, false)).await;
     // One journal that cannot be read must not stop every build of the night.
@@ -87,45 +101,40 @@ pub async fn run(
         }
         screen.error(None, &error);
     }
-    refuse_shared_outputs(&plans)?;
+    // What a build that died has published, or was about to, is settled before its output is locked again. What is wrong
+    // with the registry is told by the builds.
+    drop(Registry::open_existing(&dirs));
     let shared = Shared {
-        dirs,
-        http: Http::new()?,
+        online: &online,
         screen,
-        observer: ui::observer(global.format, global.verbose > 0),
+        observer,
         interrupt,
+        signing: Signing::from_env(&dirs),
         arguments: &arguments,
     };
-    let builds = plans.iter().map(|plan| build(plan, &shared));
-    let results: Vec<Result<()>> = futures_util::stream::iter(builds)
-        .buffer_unordered(arguments.parallel.get())
-        .collect()
-        .await;
-    let mut errors: Vec<Error> = results.into_iter().filter_map(Result::err).collect();
+    let mut errors = build_all(&graph.nodes, &shared).await;
     match errors.len() {
         0 => Ok(()),
         1 => Err(errors.remove(0).told()),
-        n => Err(several(&format!("{n} of {} builds", plans.len()), &errors).told()),
+        n => Err(several(&format!("{n} of {} builds", graph.nodes.len()), &errors).told()),
     }
 }
 
 /// Reads all recipes before anything is built, so that a fault in the last is not found after an hour.
-fn plans(arguments: &Arguments, screen: Screen) -> Result<Vec<Plan>> {
-    let overrides = arguments.vars.overrides();
-    let mut plans = vec![];
+async fn graph(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Result<Graph> {
+    let mut graph = Graph::default();
     let mut errors = vec![];
     for path in &arguments.recipes {
-        let recipe = recipe::load(path, &overrides);
-        match recipe.and_then(|recipe| Ok(Plan::new(&recipe, &Facts::gather(&recipe)?))) {
-            Ok(plan) => plans.push(plan),
-            Err(error) => {
-                screen.error(None, &error);
-                errors.push(error);
-            }
+        if let Err(error) = graph.add(path, &arguments.selection, online).await {
+            screen.error(None, &error);
+            errors.push(error);
         }
     }
     match errors.len() {
-        0 => Ok(plans),
+        0 if graph.nodes.is_empty() => Err(Error::new("choosing what to build")
+            .kind(Kind::Usage)
+            .cause("no image is left after --only and --except")),
+        0 => Ok(graph),
         n => Err(several(
             &format!("{n} of {} recipes", arguments.recipes.len()),
             &errors,
@@ -134,21 +143,81 @@ fn plans(arguments: &Arguments, screen: Screen) -> Result<Vec<Plan>> {
     }
 }
 
-/// Two images cannot have one name; the second would silently replace the first.
-fn refuse_shared_outputs(plans: &[Plan]) -> Result<()> {
-    for (index, plan) in plans.iter().enumerate() {
-        let path = &plan.output.path;
-        if let Some(other) = plans[..index]
+/// Builds everything, each after what it is built on, so many at the same time as the user wants. Returns what failed.
+async fn build_all(nodes: &[Node], shared: &Shared<'_>) -> Vec<Error> {
+    let slots = Semaphore::new(shared.arguments.parallel.get());
+    // `None` until a build has ended, then whether it ended well.
+    let ended: Vec<watch::Sender<Option<bool>>> =
+        nodes.iter().map(|_| watch::Sender::new(None)).collect();
+    let builds = nodes.iter().enumerate().map(|(at, node)| {
+        let (ended, slots) = (&ended, &slots);
+        async move {
+            let base_is_good = match node.after {
+                None => true,
+                Some(base) => {
+                    let mut base = ended[base].subscribe();
+                    // The sender lives as long as this does.
+                    base.wait_for(Option::is_some)
+                        .await
+                        .is_ok_and(|ended| *ended == Some(true))
+                }
+            };
+            let result = match base_is_good {
+                true => {
+                    // Nobody closes it.
+                    let _slot = slots.acquire().await;
+                    build(&node.plan, shared).await
+                }
+                false => {
+                    let error = Error::new(format!("building {}", node.plan.name))
+                        .cause("the image that it is built on could not be built");
+                    shared.screen.error(Some(&node.plan.name), &error);
+                    Err(error)
+                }
+            };
+            ended[at].send_replace(Some(result.is_ok()));
+            result
+        }
+    });
+    let results = futures_util::future::join_all(builds).await;
+    results.into_iter().filter_map(Result::err).collect()
+}
+
+/// Two images cannot have one name; the second would silently replace the first, or what stands beside it.
+fn refuse_shared_outputs(nodes: &[Node]) -> Result<()> {
+    for (index, node) in nodes.iter().enumerate() {
+        let path = Files::of(&node.plan.output.path).statement;
+        if let Some(other) = nodes[..index]
             .iter()
-            .find(|other| other.output.path == *path)
+            .find(|other| Files::of(&other.plan.output.path).statement == path)
         {
-            return Err(Error::new(format!("writing {}", path.display()))
+            let image = &node.plan.output.path;
+            return Err(Error::new(format!("writing {}", image.display()))
                 .kind(Kind::Usage)
                 .cause(format!(
                     "both {} and {} do",
-                    other.recipe.name, plan.recipe.name
+                    other.plan.recipe.name(),
+                    node.plan.recipe.name()
                 ))
                 .hint("give one of them another `[image] name` or `[output] path`"));
+        }
+    }
+    Ok(())
+}
+
+/// A build that waits for somebody to press Enter where nobody is would wait for ever.
+fn refuse_breakpoints(nodes: &[Node], arguments: &Arguments) -> Result<()> {
+    if arguments.skip_breakpoints || (std::io::stdin().is_terminal() && !ui::is_ci()) {
+        return Ok(());
+    }
+    for plan in nodes.iter().map(|node| &node.plan) {
+        let mut steps = plan.all_steps();
+        if let Some(step) = steps.find(|step| step.action == Action::Breakpoint) {
+            return Err(Error::new(format!("stopping at step `{}`", step.name))
+                .kind(Kind::Usage)
+                .cause("there is no terminal with somebody at it")
+                .hint("remove the breakpoint, or add --skip-breakpoints")
+                .faults(plan.fault(&step.span, "this waits for somebody to press Enter")));
         }
     }
     Ok(())
@@ -160,7 +229,8 @@ async fn build(plan: &Plan, shared: &Shared<'_>) -> Result<()> {
     }
     let tell = |error: &Error| shared.screen.error(Some(&plan.name), error);
     let observer = shared.observer.clone();
-    let run = Run::start(&plan.name, &shared.dirs, shared.interrupt, observer).inspect_err(tell)?;
+    let run = Run::start(&plan.name, shared.online.dirs, shared.interrupt, observer);
+    let run = run.inspect_err(tell)?;
     let failure = match attempt(plan, shared, &run).await {
         Ok(artifact) => {
             let cleaned = clean_up(&run).await;
@@ -175,11 +245,18 @@ async fn build(plan: &Plan, shared: &Shared<'_>) -> Result<()> {
     tell(&failure.error);
     run.events.log_only(&failure.error.to_string());
     let keep = match failure.login {
-        Some(login) if wants_to_keep(shared).await => Some(login),
+        // There is nothing to look at in one that is gone.
+        Some(login) if run.has_machine() && wants_to_keep(&plan.name, shared).await => Some(login),
         _ => None,
     };
     let kept_or_cleaned = match keep {
-        Some(login) => keep_machine(&run, &login, shared.screen),
+        Some(login) => match keep_machine(&run, &login, shared.screen) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tell(&error);
+                clean_up(&run).await
+            }
+        },
         None => clean_up(&run).await,
     };
     // Why the build failed decides the exit code, not what became of its remains.
@@ -197,13 +274,54 @@ async fn attempt(
     let secrets = super::secrets::fetch(plan, &run.events);
     let secrets = shared.interrupt.or(secrets).await;
     let secrets = secrets.map_err(|error| Failure { error, login: None })?;
+    let cx = shared.online.context();
+    let cx = cx.map_err(|error| Failure { error, login: None })?;
+    let cx = source::Context {
+        events: &run.events,
+        ..cx
+    };
+    let caching = caching(plan, shared.arguments);
     let options = pipeline::Options {
-        http: &shared.http,
-        offline: shared.arguments.offline,
+        caching: &caching,
+        signing: &shared.signing,
+        source: &cx,
         secrets: &secrets,
+        breakpoints: !shared.arguments.skip_breakpoints,
         keep_machines: shared.arguments.on_error != OnError::Cleanup,
     };
     pipeline::build(plan, &options, run).await
+}
+
+/// What is done with layers; a step that is not in this plan is in another one.
+fn caching(plan: &Plan, arguments: &Arguments) -> Caching {
+    let step = arguments.from.as_ref().and_then(|name| {
+        let mut steps = plan.steps.iter();
+        steps.position(|step| step.name == *name)
+    });
+    match (arguments.no_cache, arguments.force, step) {
+        (true, ..) => Caching::Off,
+        (_, true, _) => Caching::Renew,
+        (.., Some(steps)) => Caching::From(steps),
+        _ => Caching::Use,
+    }
+}
+
+/// A step to begin from must be somewhere.
+fn refuse_unknown_step(nodes: &[Node], arguments: &Arguments) -> Result<()> {
+    let Some(name) = &arguments.from else {
+        return Ok(());
+    };
+    let names = || {
+        let steps = nodes.iter().flat_map(|node| &node.plan.steps);
+        steps.map(|step| step.name.as_str())
+    };
+    if names().any(|known| known == name) {
+        return Ok(());
+    }
+    Err(Error::new(format!("beginning from step `{name}`"))
+        .kind(Kind::Usage)
+        .cause("no recipe has a step of this name")
+        .hint(recipe::suggest(name, names())))
 }
 
 async fn clean_up(run: &Run) -> Result<()> {
@@ -218,7 +336,7 @@ async fn clean_up(run: &Run) -> Result<()> {
         .hint("`imgbuild gc` tries again"))
 }
 
-async fn wants_to_keep(shared: &Shared<'_>) -> bool {
+async fn wants_to_keep(name: &str, shared: &Shared<'_>) -> bool {
     if shared.interrupt.is_set() {
         return false;
     }
@@ -226,15 +344,10 @@ async fn wants_to_keep(shared: &Shared<'_>) -> bool {
         OnError::Cleanup => false,
         OnError::Keep => true,
         OnError::Ask => {
-            eprint!("keep the machine to look at it? [y/N] ");
-            let answer = tokio::task::spawn_blocking(|| {
-                let mut answer = String::new();
-                // A terminal that went away does not want to keep anything.
-                let _ = std::io::stdin().read_line(&mut answer);
-                Ok(answer)
-            });
+            // A terminal that went away does not want to keep anything.
+            let ask = || eprint!("{name}: keep the machine to look at it? [y/N] ");
+            let answer = async { Ok(terminal::answer(ask).await) };
             // Ctrl-C is an answer, too.
-            let answer = async { answer.await.unwrap_or_else(|_| Ok(String::new())) };
             let answer = shared.interrupt.or(answer).await;
             answer.is_ok_and(|answer| answer.trim().eq_ignore_ascii_case("y"))
         }
@@ -242,30 +355,14 @@ async fn wants_to_keep(shared: &Shared<'_>) -> bool {
 }
 
 fn keep_machine(run: &Run, login: &Login, screen: Screen) -> Result<()> {
-    let key = run.folder.join("ssh-key");
-    let hosts = run.folder.join("known_hosts");
-    let doing = || "writing the machine's SSH key";
-    let private = login.private_key.to_openssh(LineEnding::LF).doing(doing)?;
-    let host = login.host_key.to_openssh().doing(doing)?;
-    let mut file = std::fs::File::options()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&key)
-        .doing(doing)?;
-    std::io::Write::write_all(&mut file, private.as_bytes()).doing(doing)?;
-    let port = login.address.port();
-    let line = format!("[{}]:{port} {host}\n", login.address.ip());
-    std::fs::write(&hosts, line).doing(doing)?;
+    // They are of no use without the machine, and go with it.
+    for path in login.files(&run.folder) {
+        run.guard(Resource::File { path })?;
+    }
+    let command = login.write(&run.folder)?;
     run.keep()?;
-    let quoted = |path: &PathBuf| quote(&path.to_string_lossy());
     screen.note(&format!(
-        "the machine is kept; log in with\n  ssh -i {} -o IdentitiesOnly=yes -o UserKnownHostsFile={} -p {port} {}@{}\n\
-         and remove it with\n  imgbuild gc --kept",
-        quoted(&key),
-        quoted(&hosts),
-        login.user,
-        login.address.ip(),
+        "the machine is kept; log in with\n  {command}\nand remove it with\n  imgbuild gc --kept"
     ));
     Ok(())
 }

@@ -12,8 +12,7 @@ use crate::run::Events;
 
 /// Fetches the secrets that steps use, and masks them in everything that is shown or logged from now on.
 pub async fn fetch(plan: &Plan, events: &Events) -> Result<Secrets> {
-    let steps = plan.steps.iter().chain(&plan.tests);
-    let used: BTreeSet<&String> = steps.flat_map(|step| &step.secrets).collect();
+    let used: BTreeSet<&String> = plan.all_steps().flat_map(|step| &step.secrets).collect();
     let mut secrets = Secrets::new();
     for (name, source) in plan.secrets.iter().filter(|(name, _)| used.contains(name)) {
         let value = value(name, source).await?;
@@ -22,6 +21,23 @@ pub async fn fetch(plan: &Plan, events: &Events) -> Result<Secrets> {
         secrets.insert(name.clone(), SecretString::from(value));
     }
     Ok(secrets)
+}
+
+/// The secrets that can be had without running anything, for a plan.
+pub async fn at_hand(plan: &Plan, events: &Events) -> Secrets {
+    let mut secrets = Secrets::new();
+    for (name, source) in &plan.secrets {
+        if matches!(source, SecretSource::Command { .. }) {
+            continue;
+        }
+        // One that is missing is a fault of the run, not of the plan.
+        if let Ok(value) = value(name, source).await {
+            let value = value.strip_suffix('\n').unwrap_or(&value);
+            events.mask(value);
+            secrets.insert(name.clone(), SecretString::from(value));
+        }
+    }
+    secrets
 }
 
 async fn value(name: &str, source: &SecretSource) -> Result<String> {

@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::json;
 
-use super::{Vars, several};
+use super::recipes::{Online, Selection};
+use super::{Global, several};
 use crate::error::Result;
-use crate::recipe;
+use crate::run::Interrupt;
+use crate::store::Dirs;
 use crate::ui::Screen;
 
 #[derive(Debug, Args)]
@@ -16,19 +18,37 @@ pub struct Arguments {
     #[arg(required = true)]
     recipes: Vec<PathBuf>,
     #[command(flatten)]
-    vars: Vars,
+    selection: Selection,
 }
 
 /// Checks every recipe, also after one is found wrong.
-pub fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
-    let overrides = arguments.vars.overrides();
+pub async fn run(
+    arguments: &Arguments,
+    global: &Global,
+    screen: Screen,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let dirs = Dirs::from_env()?;
+    let online = Online::new("validate", &dirs, &arguments.selection, global);
     let mut errors = vec![];
     for path in &arguments.recipes {
-        match recipe::load(path, &overrides) {
-            Ok(_) => screen.result(
-                &format!("{}: valid\n", path.display()),
-                &json!({"event": "result", "file": path, "valid": true}),
-            ),
+        let loaded = interrupt.or(arguments.selection.load(path, &online)).await;
+        match loaded {
+            Ok(recipes) => {
+                let names: Vec<&str> = recipes
+                    .iter()
+                    .map(|recipe| recipe.image.name.get_ref().as_str())
+                    .collect();
+                let images = match names.len() {
+                    1 => String::new(),
+                    n => format!(", {n} images: {}", names.join(", ")),
+                };
+                screen.result(
+                    &format!("{}: valid{images}\n", path.display()),
+                    &json!({"event": "result", "file": path, "valid": true, "images": names}),
+                );
+            }
+            Err(error) if interrupt.is_set() => return Err(error),
             Err(error) => {
                 screen.error(None, &error);
                 errors.push(error);

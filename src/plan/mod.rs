@@ -1,17 +1,23 @@
 //! `Recipe` + facts → [`Plan`]: resolved, immutable, and all that a build reads. No I/O here but gathering [`Facts`].
 
+mod keys;
+mod print;
 mod resolve;
+mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use keys::{Base, Break, Key, Keys};
+pub use print::Printed;
 use sha2::{Digest, Sha256};
+pub use state::{Known, State, states};
 
 use crate::backend::Spec;
-use crate::error::{Fault, Faults, Source};
-use crate::recipe::{Recipe, Tree};
+use crate::error::{Fault, Faults, Sources};
+use crate::recipe::{Cache, Content, Document, Recipe, Tree};
 use crate::seal;
 use crate::seed::Extra;
 use crate::source;
@@ -24,13 +30,21 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 #[derive(Debug)]
 pub struct Plan {
     pub name: String,
+    /// What versions are called besides their numbers: for strftime.
+    pub version: Option<String>,
     pub description: String,
     pub labels: BTreeMap<String, String>,
-    /// The text of the recipe, for errors that point into it.
-    pub recipe: Source,
-    /// sha256 of that text.
-    pub recipe_digest: String,
+    /// The text of the recipe, and those that it is made from, for errors that point into them.
+    pub recipe: Sources,
+    /// The name and the sha256 of each of these texts.
+    pub texts: Vec<(String, String)>,
+    /// The documents that were looked at.
+    pub documents: Vec<Document>,
+    /// What the recipe's variables are.
+    pub vars: crate::recipe::Vars,
     pub source: source::Spec,
+    /// Whether the image is taken as it is, without a machine.
+    pub import: bool,
     pub machine: Spec,
     /// The size of the image's disk in bytes, and where the recipe says so; the base image's own size if it does not.
     pub disk: Option<(u64, Range<usize>)>,
@@ -39,11 +53,31 @@ pub struct Plan {
     /// How long booting may take, from power-on to a login, and powering off as well.
     pub boot_timeout: Duration,
     pub steps: Vec<Step>,
+    /// Done after the steps, whether they succeeded or not, in this order.
+    pub finally: Vec<Step>,
+    /// The names of steps and tests whose condition is false, or that are for other backends.
+    pub left_out: Vec<String>,
     /// What sealing leaves alone.
     pub keep: BTreeSet<seal::Item>,
     pub tests: Vec<Step>,
     pub output: Output,
+    /// The key that signs, if the recipe says which.
+    pub signing_key: Option<PathBuf>,
     pub secrets: BTreeMap<String, SecretSource>,
+    /// The names of those that saved memory may hold.
+    pub secrets_in_memory: BTreeSet<String>,
+}
+
+/// What something is made of, by name: digests, or values that are short enough to be shown.
+pub type Inputs = BTreeMap<String, String>;
+
+/// What is uploaded, among the inputs.
+const CONTENT: &str = "content";
+
+/// One value for all inputs.
+fn digest(inputs: &Inputs) -> String {
+    let text = serde_json::json!(inputs).to_string();
+    hex(&Sha256::digest(text.as_bytes()))
 }
 
 /// Whether a step changes the image or tests it.
@@ -78,8 +112,15 @@ pub struct Step {
     pub timeout: Duration,
     pub retries: u32,
     pub ok_exit_codes: Vec<i32>,
-    /// sha256 over the action with everything it uses.
+    /// Whether losing the connection is no failure.
+    pub expect_disconnect: bool,
+    pub cache: Cache,
+    /// The action with everything it uses; secrets by name only.
+    pub inputs: Inputs,
+    /// sha256 over the inputs.
     pub digest: String,
+    /// The sha256 of each file that is uploaded, as [`Uploaded`] has it.
+    pub files: Vec<(PathBuf, String)>,
 }
 
 /// What a step does.
@@ -97,17 +138,73 @@ pub enum Action {
         to: String,
         owner: Option<String>,
     },
+    /// From the guest to this machine.
+    Download {
+        from: String,
+        to: PathBuf,
+    },
+    /// Downloaded by this machine, then uploaded.
+    Fetch(Fetch),
     Reboot,
+    /// A script on this machine.
+    Local {
+        script: Vec<u8>,
+        folder: PathBuf,
+    },
+    Breakpoint,
+}
+
+/// A file from the network for the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetch {
+    /// The same file at several places, in the order of preference.
+    pub urls: Vec<String>,
+    pub digest: source::Digest,
+    pub to: String,
+    /// How many leading parts of the paths in the archive are left out; none for a file that is no archive.
+    pub unpack: Option<u32>,
+    /// Permission bits of the file.
+    pub mode: u32,
+    pub owner: Option<String>,
+}
+
+impl Fetch {
+    /// The name that a file gets in a folder: the last part of its first URL's path.
+    pub fn name(&self) -> &str {
+        let url = self.urls.first().map_or("", String::as_str);
+        let path = url.split(['?', '#']).next().unwrap_or_default();
+        path.rsplit('/').next().unwrap_or_default()
+    }
 }
 
 impl Step {
+    /// What the plan knows of what it uploads.
+    pub fn uploaded(&self) -> Uploaded {
+        Uploaded {
+            digest: self.inputs.get(CONTENT).cloned().unwrap_or_default(),
+            files: self.files.clone(),
+        }
+    }
+
+    /// The same step, uploading this.
+    pub fn with_content(&self, content: &Uploaded) -> Self {
+        let mut step = self.clone();
+        step.inputs.insert(CONTENT.into(), content.digest.clone());
+        step.digest = digest(&step.inputs);
+        step.files = content.files.clone();
+        step
+    }
+
     /// A step that no recipe has: a script of imgbuild's own, as root.
     pub fn own(name: &str, script: String) -> Self {
+        let script_digest = hex(&Sha256::digest(script.as_bytes()));
+        let inputs = Inputs::from([("script".to_owned(), script_digest)]);
         Step {
             role: Role::Step,
             name: name.into(),
             span: 0..0,
-            digest: hex(&Sha256::digest(script.as_bytes())),
+            digest: digest(&inputs),
+            inputs,
             action: Action::Run {
                 script: script.into_bytes(),
             },
@@ -117,6 +214,9 @@ impl Step {
             timeout: STEP_TIMEOUT,
             retries: 0,
             ok_exit_codes: vec![0],
+            expect_disconnect: false,
+            cache: Cache::Never,
+            files: vec![],
         }
     }
 }
@@ -128,7 +228,11 @@ impl Action {
             Action::Run { .. } => "run",
             Action::Packages { .. } => "packages",
             Action::Upload { .. } => "upload",
+            Action::Download { .. } => "download",
+            Action::Fetch(_) => "fetch",
             Action::Reboot => "reboot",
+            Action::Local { .. } => "local",
+            Action::Breakpoint => "breakpoint",
         }
     }
 }
@@ -161,23 +265,44 @@ pub enum Compression {
 /// What a plan needs that is not in the recipe's text.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// The digest of every upload, by the path as written.
-    pub trees: BTreeMap<String, String>,
+    /// What each step, and each test after them, uploads; the default for one that uploads nothing.
+    pub contents: Vec<Uploaded>,
     /// Where relative output paths start.
     pub current_folder: PathBuf,
+    /// The image that `[source] recipe` stands for.
+    pub parent: Option<PathBuf>,
+}
+
+/// What a step uploads.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Uploaded {
+    /// Over everything.
+    pub digest: String,
+    /// The sha256 of each file, by its path below what is uploaded (empty for a file that is uploaded alone).
+    pub files: Vec<(PathBuf, String)>,
+}
+
+impl Uploaded {
+    /// Reads every file of `tree`.
+    pub fn read(tree: &Tree) -> crate::error::Result<Self> {
+        let (digest, files) = tree.digests()?;
+        Ok(Uploaded { digest, files })
+    }
 }
 
 impl Facts {
-    /// Reads every file that the recipe uploads.
-    pub fn gather(recipe: &Recipe) -> crate::error::Result<Self> {
+    /// Reads every file that the recipe uploads. `parent` is the image of the recipe that this one is built on.
+    pub fn gather(recipe: &Recipe, parent: Option<PathBuf>) -> crate::error::Result<Self> {
         use crate::error::Context;
-        let digests = recipe.files.trees.iter().map(|(path, tree)| {
-            let digest = tree.digest()?;
-            Ok((path.clone(), digest))
+        let steps = recipe.steps.iter().chain(&recipe.tests);
+        let contents = steps.map(|step| match &step.content {
+            Content::Tree(tree) => Uploaded::read(tree),
+            Content::None | Content::Script(_) => Ok(Uploaded::default()),
         });
         Ok(Facts {
-            trees: digests.collect::<crate::error::Result<_>>()?,
+            contents: contents.collect::<crate::error::Result<_>>()?,
             current_folder: std::env::current_dir().doing(|| "finding the current folder")?,
+            parent,
         })
     }
 }
@@ -186,12 +311,29 @@ impl Plan {
     /// Resolves a recipe.
     pub fn new(recipe: &Recipe, facts: &Facts) -> Self {
         let name = recipe.image.name.get_ref().clone();
+        let texts = recipe.sources.iter().map(|source| {
+            let digest = hex(&Sha256::digest(source.text.as_bytes()));
+            (source.name.to_string(), digest)
+        });
+        // A bundle that is used twice was read twice.
+        let texts = without_doubles(texts);
+        let documents = without_doubles(recipe.documents.iter().cloned());
+        let (of_steps, of_tests) = facts
+            .contents
+            .split_at(recipe.steps.len().min(facts.contents.len()));
+        let steps = resolve::steps(recipe, Role::Step, &recipe.steps, of_steps, facts);
+        let tests = resolve::steps(recipe, Role::Test, &recipe.tests, of_tests, facts);
+        let left_out = [&recipe.left_out, &steps.elsewhere, &tests.elsewhere];
         Plan {
+            version: recipe.image.version.as_ref().map(|v| v.get_ref().clone()),
             description: recipe.image.description.clone(),
             labels: recipe.image.labels.clone(),
-            recipe: recipe.source.clone(),
-            recipe_digest: hex(&Sha256::digest(recipe.source.text.as_bytes())),
-            source: resolve::source_spec(recipe),
+            texts,
+            recipe: recipe.sources.clone(),
+            documents,
+            vars: recipe.vars.clone(),
+            source: resolve::source_spec(recipe, facts),
+            import: recipe.base.import,
             machine: resolve::machine(recipe),
             disk: recipe
                 .machine
@@ -200,40 +342,60 @@ impl Plan {
                 .map(|disk| (disk.get_ref().0, disk.span())),
             seed: resolve::seed(recipe),
             user: recipe.ssh.user.get_ref().clone(),
-            boot_timeout: recipe.ssh.timeout.0,
-            steps: resolve::steps(recipe, Role::Step, &recipe.steps, facts),
+            boot_timeout: recipe.ssh.timeout.get_ref().0,
+            steps: steps.steps,
+            finally: steps.finally,
+            left_out: left_out.into_iter().flatten().cloned().collect(),
             keep: resolve::keep(recipe),
-            tests: resolve::steps(recipe, Role::Test, &recipe.tests, facts),
+            tests: tests.steps,
             output: resolve::output(recipe, &name, &facts.current_folder),
+            signing_key: resolve::signing_key(recipe),
             secrets: resolve::secrets(recipe),
+            secrets_in_memory: resolve::secrets_in_memory(recipe),
             name,
         }
+    }
+
+    /// Everything that is done in the build's machine and the test's.
+    pub fn all_steps(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().chain(&self.finally).chain(&self.tests)
     }
 
     /// A fault at a place in the recipe.
     pub fn fault(&self, span: &Range<usize>, message: impl Into<String>) -> Faults {
         Faults {
-            source: self.recipe.clone(),
+            sources: self.recipe.clone(),
             list: vec![Fault::new(span.clone(), message)],
         }
     }
 }
 
+fn without_doubles<T: PartialEq>(all: impl Iterator<Item = T>) -> Vec<T> {
+    all.fold(vec![], |mut unique, item| {
+        if !unique.contains(&item) {
+            unique.push(item);
+        }
+        unique
+    })
+}
+
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::recipe::{self, Overrides};
+    use crate::recipe::{self, NoWeb, Overrides};
+    use futures_util::FutureExt;
     use std::path::Path;
 
-    fn plan(text: &str) -> Plan {
+    pub(super) fn plan(text: &str) -> Plan {
         let whole = format!("[image]\nname = 'x'\n[source]\nfile = 'base.qcow2'\n{text}");
         let overrides = Overrides::default();
-        let recipe = recipe::parse("x.toml", &whole, Path::new("/recipes"), &overrides).unwrap();
+        let recipes = recipe::parse("x.toml", &whole, Path::new("/recipes"), &overrides, &NoWeb);
+        let recipes = recipes.now_or_never().unwrap().unwrap();
         let facts = Facts {
             current_folder: "/here".into(),
             ..Facts::default()
         };
-        Plan::new(&recipe, &facts)
+        Plan::new(&recipes[0], &facts)
     }
 
     #[test]

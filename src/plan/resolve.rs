@@ -4,35 +4,60 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use toml::Spanned;
 
-use super::{Action, Compression, Facts, Output, Role, STEP_TIMEOUT, SecretSource, Step};
+use super::{
+    Action, Compression, Facts, Fetch, Inputs, Output, Role, STEP_TIMEOUT, SecretSource, Step,
+    Uploaded,
+};
 use crate::backend::{Accel, Firmware, Spec};
-use crate::recipe::{self, Recipe};
+use crate::recipe::{self, Cache, Content, Loaded, Recipe, Spanned};
 use crate::seal;
 use crate::seed::{Extra, UserData};
 use crate::source;
 use crate::text::hex;
 
-pub(super) fn source_spec(recipe: &Recipe) -> source::Spec {
+/// The path that a text of the recipe means.
+fn path(recipe: &Recipe, written: &Spanned<String>) -> PathBuf {
+    recipe::resolved(&recipe.sources, written)
+}
+
+pub(super) fn source_spec(recipe: &Recipe, facts: &Facts) -> source::Spec {
     let base = &recipe.base;
     let text = |value: &Option<Spanned<String>>| value.as_ref().map(|v| v.get_ref().clone());
-    let local_or_url = |value: &str| match value.contains("://") {
-        true => value.to_owned(),
-        false => recipe.folder.join(value).to_string_lossy().into_owned(),
+    let local_or_url = |value: &Spanned<String>| match value.get_ref().contains("://") {
+        true => value.get_ref().clone(),
+        false => path(recipe, value).to_string_lossy().into_owned(),
     };
-    let signature = text(&base.signature).zip(text(&base.key));
+    let signature = base.signature.as_ref().zip(base.key.as_ref());
     let signature = signature.map(|(location, key)| source::Signature {
-        location: local_or_url(&location),
-        key: recipe.folder.join(key),
+        location: local_or_url(location),
+        key: path(recipe, key),
     });
-    let checksums = text(&base.checksums).map(|list| source::Verify::Checksums {
-        list: local_or_url(&list),
-        signature,
-    });
+    let checksums = base
+        .checksums
+        .as_ref()
+        .map(|list| source::Verify::Checksums {
+            list: local_or_url(list),
+            signature,
+        });
     let sha256 = text(&base.sha256).map(|digest| digest.to_ascii_lowercase());
     let verify = sha256.map(source::Verify::Sha256).or(checksums);
     let mirrors = base.mirrors.iter().map(|m| m.get_ref().clone()).collect();
+    if base.recipe.is_some() {
+        let path = facts.parent.clone().unwrap_or_default();
+        return source::Spec::Built { path };
+    }
+    // A valid recipe names a version as one is named.
+    let version = base.image.as_ref().map(|image| image.get_ref().parse());
+    if let Some(Ok(reference)) = version {
+        return source::Spec::Version { reference };
+    }
+    if let Some(nixos) = base.nixos.as_ref().map(Spanned::get_ref) {
+        return source::Spec::Nixos {
+            flake: local_flake(recipe, &nixos.flake),
+            file: text(&nixos.file),
+        };
+    }
     match (
         text(&base.ubuntu),
         text(&base.debian),
@@ -46,12 +71,27 @@ pub(super) fn source_spec(recipe: &Recipe) -> source::Spec {
             mirrors,
             verify,
         },
-        // A valid recipe has one of the four, and a URL has its digest or list.
+        // A valid recipe has one of them, and a URL has its digest or list.
         (_, _, _, verify) => source::Spec::File {
-            path: recipe.folder.join(text(&base.file).unwrap_or_default()),
+            path: base
+                .file
+                .as_ref()
+                .map_or_else(PathBuf::new, |file| path(recipe, file)),
             verify,
         },
     }
+}
+
+/// A flake's reference: one that is a path starts at the recipe's folder.
+fn local_flake(recipe: &Recipe, written: &Spanned<String>) -> String {
+    let text = written.get_ref();
+    let (place, output) = text.split_once('#').unwrap_or((text, ""));
+    if !place.starts_with('.') && !place.starts_with('/') {
+        return text.clone();
+    }
+    let place = path(recipe, &Spanned::new(written.span(), place.to_owned()));
+    let place = place.canonicalize().unwrap_or(place);
+    format!("path:{}#{output}", place.display())
 }
 
 pub(super) fn machine(recipe: &Recipe) -> Spec {
@@ -68,14 +108,14 @@ pub(super) fn machine(recipe: &Recipe) -> Spec {
             recipe::Accel::Kvm => Accel::Kvm,
             recipe::Accel::Tcg => Accel::Tcg,
         },
-        ssh_port: recipe.ssh.port,
+        ssh_port: *recipe.ssh.port.get_ref(),
     }
 }
 
 pub(super) fn seed(recipe: &Recipe) -> Extra {
     use recipe::FileOrTable;
     let data = &recipe.cloud_init;
-    let file = |path: &String| recipe.files.texts.get(path).cloned().unwrap_or_default();
+    let file = |path: &String| recipe.texts.get(path).cloned().unwrap_or_default();
     let text = |value: &Option<Spanned<FileOrTable>>, header: &str| {
         value.as_ref().map(|value| match value.get_ref() {
             FileOrTable::File(path) => file(path),
@@ -122,11 +162,15 @@ pub(super) fn output(recipe: &Recipe, name: &str, current_folder: &Path) -> Outp
     }
 }
 
+pub(super) fn signing_key(recipe: &Recipe) -> Option<PathBuf> {
+    recipe.signing.key.as_ref().map(|key| path(recipe, key))
+}
+
 pub(super) fn secrets(recipe: &Recipe) -> BTreeMap<String, SecretSource> {
     let text = |value: &Option<Spanned<String>>| value.as_ref().map(|v| v.get_ref().clone());
-    let source = |secret: &recipe::Secret| match (text(&secret.env), text(&secret.file)) {
+    let source = |secret: &recipe::Secret| match (text(&secret.env), &secret.file) {
         (Some(name), _) => SecretSource::Env(name),
-        (None, Some(path)) => SecretSource::File(recipe.folder.join(path)),
+        (None, Some(file)) => SecretSource::File(path(recipe, file)),
         (None, None) => SecretSource::Command {
             line: text(&secret.command).unwrap_or_default(),
             folder: recipe.folder.clone(),
@@ -138,108 +182,217 @@ pub(super) fn secrets(recipe: &Recipe) -> BTreeMap<String, SecretSource> {
         .collect()
 }
 
+pub(super) fn secrets_in_memory(recipe: &Recipe) -> BTreeSet<String> {
+    let secrets = recipe.secrets.iter();
+    let allowed = secrets.filter(|(_, secret)| secret.get_ref().saved_memory);
+    allowed.map(|(name, _)| name.clone()).collect()
+}
+
+/// A list of steps, sorted by when they are done.
+#[derive(Default)]
+pub(super) struct Sorted {
+    /// In their order.
+    pub steps: Vec<Step>,
+    /// Last of all, whatever happened before.
+    pub finally: Vec<Step>,
+    /// The names of those that are for other backends.
+    pub elsewhere: Vec<String>,
+}
+
+/// Plans a list of steps.
 pub(super) fn steps(
     recipe: &Recipe,
     role: Role,
-    steps: &[Spanned<recipe::Step>],
+    steps: &[Loaded],
+    contents: &[Uploaded],
     facts: &Facts,
-) -> Vec<Step> {
-    let numbered = steps.iter().enumerate();
-    numbered
-        .map(|(index, step)| plan_step(recipe, role, index + 1, step, facts))
-        .collect()
+) -> Sorted {
+    let mut sorted = Sorted::default();
+    for (index, loaded) in steps.iter().enumerate() {
+        let nothing = Uploaded::default();
+        let content = contents.get(index).unwrap_or(&nothing);
+        let step = plan_step(recipe, role, index + 1, loaded, content, facts);
+        let only_on = loaded.step.only_on.as_ref().map(Spanned::get_ref);
+        if only_on.is_some_and(|targets| !targets.contains(&recipe::Target::Qemu)) {
+            sorted.elsewhere.push(step.name);
+        } else if loaded.step.finally {
+            sorted.finally.push(step);
+        } else {
+            sorted.steps.push(step);
+        }
+    }
+    // What was set up last is put back first.
+    sorted.finally.reverse();
+    sorted
 }
 
 fn plan_step(
     recipe: &Recipe,
     role: Role,
     number: usize,
-    spanned: &Spanned<recipe::Step>,
+    loaded: &Loaded,
+    content: &Uploaded,
     facts: &Facts,
 ) -> Step {
-    let step = spanned.get_ref();
-    let action = action(recipe, step);
+    let step = &loaded.step;
+    let action = action(recipe, loaded, facts);
     let name = match &step.name {
         Some(name) => name.get_ref().clone(),
         None => format!("{}-{number}", action.name()),
     };
-    let env: BTreeMap<String, String> = step
-        .env
-        .iter()
-        .map(|(name, value)| (name.get_ref().clone(), value.clone()))
-        .collect();
+    let mut env = loaded.exports.clone();
+    env.extend(
+        step.env
+            .iter()
+            .map(|(name, value)| (name.get_ref().clone(), value.clone())),
+    );
+    let sudo = step.sudo.as_ref().is_none_or(|sudo| *sudo.get_ref());
+    let secrets: Vec<String> = step.secrets.iter().map(|s| s.get_ref().clone()).collect();
+    let own = |flag: &Option<Spanned<bool>>| flag.as_ref().is_some_and(|flag| *flag.get_ref());
+    let user = (!sudo).then_some(recipe.ssh.user.get_ref().as_str());
+    let inputs = inputs(&action, user, &env, &secrets, &content.digest);
     Step {
-        digest: digest(&action, step, &env, facts),
+        digest: super::digest(&inputs),
+        files: content.files.clone(),
+        inputs,
         role,
         name,
-        span: spanned.span(),
+        span: loaded.span.clone(),
         action,
-        sudo: step.sudo,
+        sudo,
         env,
-        secrets: step.secrets.iter().map(|s| s.get_ref().clone()).collect(),
-        timeout: step.timeout.map_or(STEP_TIMEOUT, |timeout| timeout.0),
-        retries: step.retries,
+        secrets,
+        timeout: step
+            .timeout
+            .as_ref()
+            .map_or(STEP_TIMEOUT, |timeout| timeout.get_ref().0),
+        retries: step
+            .retries
+            .as_ref()
+            .map_or(0, |retries| *retries.get_ref()),
         ok_exit_codes: match &step.ok_exit_codes {
             Some(codes) => codes.get_ref().clone(),
             None => vec![0],
         },
+        expect_disconnect: own(&step.expect_disconnect),
+        cache: step.cache.unwrap_or(Cache::Forever),
     }
 }
 
-fn action(recipe: &Recipe, step: &recipe::Step) -> Action {
-    if let Some(run) = &step.run {
-        return Action::Run {
-            script: run.get_ref().clone().into_bytes(),
-        };
+fn action(recipe: &Recipe, loaded: &Loaded, facts: &Facts) -> Action {
+    let step = &loaded.step;
+    let owner = |owner: &Option<Spanned<String>>| owner.as_ref().map(|o| o.get_ref().clone());
+    match &loaded.content {
+        Content::Script(script) if step.local.is_some() => {
+            return Action::Local {
+                script: script.clone(),
+                folder: recipe.folder.clone(),
+            };
+        }
+        Content::Script(script) => {
+            return Action::Run {
+                script: script.clone(),
+            };
+        }
+        Content::Tree(tree) => {
+            let upload = step.upload.as_ref().map(Spanned::get_ref);
+            let file = step.file.as_ref().map(Spanned::get_ref);
+            let to = upload.map(|u| &u.to).or(file.map(|f| &f.to));
+            let of = upload.map(|u| &u.owner).or(file.map(|f| &f.owner));
+            return Action::Upload {
+                tree: tree.clone(),
+                to: to.map_or_else(String::new, |to| to.get_ref().clone()),
+                owner: of.and_then(owner),
+            };
+        }
+        Content::None => {}
     }
     if let Some(packages) = &step.packages {
         return Action::Packages {
             names: packages.get_ref().clone(),
         };
     }
-    if let Some(script) = step
-        .script
-        .as_ref()
-        .and_then(|s| recipe.files.scripts.get(s.get_ref()))
-    {
-        return Action::Run {
-            script: script.clone(),
+    if let Some(download) = step.download.as_ref().map(Spanned::get_ref) {
+        return Action::Download {
+            from: download.from.get_ref().clone(),
+            to: facts.current_folder.join(download.to.get_ref()),
         };
     }
-    let upload = step.upload.as_ref().map(Spanned::get_ref);
-    let tree = upload.and_then(|upload| recipe.files.trees.get(upload.from.get_ref()));
-    match upload.zip(tree) {
-        Some((upload, tree)) => Action::Upload {
-            tree: tree.clone(),
-            to: upload.to.get_ref().clone(),
-            owner: upload.owner.as_ref().map(|owner| owner.get_ref().clone()),
-        },
+    if let Some(fetch) = step.fetch.as_ref().map(Spanned::get_ref) {
+        let digest = match (&fetch.sha256, &fetch.integrity) {
+            (Some(sha256), _) => source::Digest::new(source::Algorithm::Sha256, sha256.get_ref()),
+            (None, Some(integrity)) => source::Digest::from_integrity(integrity.get_ref()),
+            (None, None) => None,
+        };
+        let urls = std::iter::once(&fetch.url).chain(&fetch.mirrors);
+        // A valid recipe has one of the two.
+        if let Some(digest) = digest {
+            return Action::Fetch(Fetch {
+                urls: urls.map(|url| url.get_ref().clone()).collect(),
+                digest,
+                to: fetch.to.get_ref().clone(),
+                unpack: fetch.unpack.then_some(fetch.strip),
+                mode: fetch.mode.map_or(0o644, |mode| mode.0),
+                owner: owner(&fetch.owner),
+            });
+        }
+    }
+    match step.breakpoint {
+        Some(_) => Action::Breakpoint,
         None => Action::Reboot,
     }
 }
 
-/// Everything that decides what the step does to the guest; neither its name nor how long it may take.
-fn digest(
+/// Everything that decides what the step does to the guest, by name; neither its own name nor how long it may take.
+fn inputs(
     action: &Action,
-    step: &recipe::Step,
+    user: Option<&str>,
     env: &BTreeMap<String, String>,
-    facts: &Facts,
-) -> String {
-    let upload = step.upload.as_ref().map(Spanned::get_ref);
-    let tree = upload.and_then(|upload| facts.trees.get(upload.from.get_ref()));
-    let script = match action {
-        Action::Run { script } => Some(hex(&Sha256::digest(script))),
-        _ => None,
+    secrets: &[String],
+    content: &str,
+) -> Inputs {
+    let mut inputs = Inputs::from([("action".into(), action.name().into())]);
+    let mut set = |name: &str, value: String| {
+        inputs.insert(name.to_owned(), value);
     };
-    let inputs = serde_json::json!({
-        "action": action.name(),
-        "script": script,
-        "packages": step.packages.as_ref().map(Spanned::get_ref),
-        "upload": upload.map(|upload| (upload.to.get_ref(), upload.owner.as_ref().map(Spanned::get_ref))),
-        "content": tree,
-        "sudo": step.sudo,
-        "env": env,
-        "secrets": step.secrets.iter().map(Spanned::get_ref).collect::<Vec<_>>(),
-    });
-    hex(&Sha256::digest(inputs.to_string().as_bytes()))
+    match action {
+        Action::Run { script } | Action::Local { script, .. } => {
+            set("script", hex(&Sha256::digest(script)));
+        }
+        Action::Packages { names } => set("packages", names.join(" ")),
+        Action::Upload { tree, to, owner } => {
+            set(super::CONTENT, content.to_owned());
+            set("to", to.clone());
+            set("owner", owner.clone().unwrap_or_default());
+            // What goes into a folder keeps its name there.
+            if let Some(name) = tree.root.file_name().filter(|_| to.ends_with('/')) {
+                set("file name", name.to_string_lossy().into_owned());
+            }
+        }
+        Action::Download { from, .. } => set("from", from.clone()),
+        Action::Fetch(fetch) => {
+            set("file", fetch.digest.to_string());
+            set("file name", fetch.name().to_owned());
+            set("to", fetch.to.clone());
+            set("owner", fetch.owner.clone().unwrap_or_default());
+            set("mode", format!("{:o}", fetch.mode));
+            set(
+                "unpack",
+                fetch
+                    .unpack
+                    .map_or_else(String::new, |strip| strip.to_string()),
+            );
+        }
+        Action::Reboot | Action::Breakpoint => {}
+    }
+    if let Some(user) = user {
+        set("user", user.to_owned());
+    }
+    for (name, value) in env {
+        set(&format!("environment {name}"), value.clone());
+    }
+    for name in secrets {
+        set(&format!("secret {name}"), String::new());
+    }
+    inputs
 }

@@ -27,7 +27,7 @@ struct Outcome {
 
 pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
     let command = as_root(SETTLE, &[LATE_STAGES_SKIPPED]);
-    let timeout = guest.plan.boot_timeout;
+    let timeout = guest.means.plan.boot_timeout;
     let settled = tokio::time::timeout(timeout, capture(&mut guest.session, &command)).await;
     let Ok(settled) = settled else {
         return Err(Error::new("waiting for cloud-init")
@@ -44,7 +44,11 @@ pub(super) async fn settle<S: Session>(guest: &mut Guest<'_, S>) -> Result<()> {
     own_user(guest, uid)?;
     let outcome = outcome(text);
     for warning in &outcome.warnings {
-        guest.run.events.warn(format!("cloud-init: {warning}"));
+        guest
+            .means
+            .run
+            .events
+            .warn(format!("cloud-init: {warning}"));
     }
     match outcome.errors.as_slice() {
         [] => Ok(()),
@@ -64,7 +68,7 @@ fn own_user<S>(guest: &Guest<'_, S>, uid: &str) -> Result<()> {
         .kind(Kind::Usage)
         .cause(format!(
             "the image has a user `{}` already",
-            guest.plan.user
+            guest.means.plan.user
         ))
         .hint("give the build one of its own: leave `[ssh] user` out, or name another"))
 }

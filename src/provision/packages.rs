@@ -24,6 +24,10 @@ elif command -v dnf >/dev/null; then
     dnf -q -y install "$@"
 elif command -v apk >/dev/null; then
     apk add --wait 3600 "$@"
+elif [ -e /etc/NIXOS ]; then
+    echo 'NixOS has its packages in its configuration: put them into environment.systemPackages of a file in /etc/nixos' >&2
+    echo '(steps `file` or `upload`), and run `nixos-rebuild switch` in a step after that' >&2
+    exit 1
 else
     echo 'this guest has none of apt-get, dnf and apk' >&2
     exit 1

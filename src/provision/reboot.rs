@@ -24,7 +24,7 @@ pub(super) async fn reboot<S: Session>(guest: &mut Guest<'_, S>, step: &Step) ->
         let goodbye = capture(&mut guest.session, "sleep 1000");
         let _ = tokio::time::timeout(GOODBYE, goodbye).await;
         loop {
-            guest.session.reconnect(guest.plan.boot_timeout).await?;
+            guest.reconnect().await?;
             match boot_id(guest).await {
                 Ok(now) if now != before => break,
                 // Still the old system, on its way down; the connection ends with it.
@@ -40,7 +40,7 @@ pub(super) async fn reboot<S: Session>(guest: &mut Guest<'_, S>, step: &Step) ->
     match tokio::time::timeout(step.timeout, work).await {
         Ok(done) => done,
         Err(_) => {
-            guest.session.reconnect(guest.plan.boot_timeout).await?;
+            guest.reconnect().await?;
             Ok(Attempt::TimedOut(vec![]))
         }
     }

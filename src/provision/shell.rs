@@ -4,9 +4,8 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use secrecy::ExposeSecret;
-
-use super::{Attempt, Guest, LastLines};
+use super::output::Report;
+use super::{Attempt, Guest};
 use crate::error::{Context, Error, Result};
 use crate::plan::Step;
 use crate::proc::quote;
@@ -19,6 +18,7 @@ use crate::text::Lines;
 /// - All output goes through one pipe, so that the last line comes last; a background process that keeps the pipe open
 ///   cannot hold back the end.
 /// - /run is often mounted noexec: scripts are read by their interpreter, not executed.
+/// - What the script appends to `$IMGBUILD_RECORD`, lines of the form `name=value`, comes before the last line.
 const RUNNER: &str = r#"
 set -eu
 umask 077
@@ -40,9 +40,11 @@ setsid sh -c 'umask 022; [ -z "$0" ] || echo 0 >"$0/cgroup.procs"; exec "$@"' "$
 echo $! >"$d/pid"
 status=0
 wait $! || status=$?
+echo
+[ ! -f "$d/record" ] || { cat "$d/record"; echo; } | sed "/^\$/d; s/^/$mark record /"
 rm -rf "$d"
 [ -z "$g" ] || rmdir "$g" 2>/dev/null || :
-printf '\n%s %s\n' "$mark" "$status"
+printf '%s %s\n' "$mark" "$status"
 "#;
 
 /// Ends what [`RUNNER`] started.
@@ -68,17 +70,17 @@ pub(super) async fn run<S: Session>(
     step: &Step,
     script: &[u8],
 ) -> Result<Attempt> {
-    let name = guest.next_command().to_string();
+    let name = guest.next_command();
     let user = match step.sudo {
         true => "root",
-        false => &guest.plan.user,
+        false => &guest.means.plan.user,
     };
-    let mark = format!("imgbuild-{}-{name}", guest.run.id);
+    let mark = format!("imgbuild-{name}");
     let command = as_root(RUNNER, &[&name, user, &mark]);
     let payload = payload(&name, &environment(guest, step)?, script)?;
 
     let mut lines = Lines::default();
-    let mut output = StepOutput::new(guest, step, &mark);
+    let mut output = StepOutput::new(guest.means.run, step, &mark);
     let mut feed = |bytes: &[u8]| {
         lines.feed(bytes, |line| output.line(line));
         match output.status {
@@ -93,10 +95,15 @@ pub(super) async fn run<S: Session>(
     };
     let ended = tokio::time::timeout(step.timeout, guest.session.exec(exec)).await;
     lines.flush(|line| output.line(line));
-    let (status, last) = (output.status, output.last.into_vec());
+    let (status, last) = (output.status, output.report.into_last());
+    guest.recorded.extend(output.recorded);
     match (ended, status) {
         (Ok(_), Some(status)) | (Err(_), Some(status)) => {
-            Ok(Attempt::Ended(from_shell(status), last))
+            let ended = match step.ok_exit_codes.contains(&status) {
+                true => Ended::Exit(status),
+                false => from_shell(status),
+            };
+            Ok(Attempt::Ended(ended, last))
         }
         // Without its end mark nothing is known of the script, whatever the status says.
         (Ok(ended), None) => Ok(match ended? {
@@ -122,7 +129,7 @@ pub(super) fn as_root(script: &str, args: &[&str]) -> String {
 
 /// The connection that the step runs on is in the middle of something and useless; a new one is sane.
 async fn kill<S: Session>(guest: &mut Guest<'_, S>, name: &str) -> Result<()> {
-    guest.session.reconnect(guest.plan.boot_timeout).await?;
+    guest.reconnect().await?;
     let command = as_root(KILLER, &[name]);
     let killed = tokio::time::timeout(KILL, capture(&mut guest.session, &command)).await;
     match killed {
@@ -161,14 +168,8 @@ fn environment<S>(guest: &Guest<'_, S>, step: &Step) -> Result<String> {
         text.push_str(&format!("export {name}={}\n", quote(value)));
     }
     for name in &step.secrets {
-        let secret = guest.secrets.get(name).ok_or_else(|| {
-            Error::new(format!("step `{}`", step.name))
-                .cause(format!("no value for the secret {name}"))
-        })?;
-        text.push_str(&format!(
-            "export {name}={}\n",
-            quote(secret.expose_secret())
-        ));
+        let secret = guest.secret(step, name)?;
+        text.push_str(&format!("export {name}={}\n", quote(secret)));
     }
     Ok(text)
 }
@@ -177,7 +178,7 @@ fn environment<S>(guest: &Guest<'_, S>, step: &Step) -> Result<String> {
 fn payload(name: &str, environment: &str, script: &[u8]) -> Result<Vec<u8>> {
     let folder = format!("/run/imgbuild/{name}");
     let main = format!(
-        ". {folder}/env\ncd /\nexec {} {folder}/step\n",
+        ". {folder}/env\nexport IMGBUILD_RECORD={folder}/record\ncd /\nexec {} {folder}/step\n",
         interpreter(script)
     );
     let mut archive = tar::Builder::new(Vec::new());
@@ -221,44 +222,54 @@ fn interpreter(script: &[u8]) -> String {
 
 /// Reports a step's output and finds its end mark.
 struct StepOutput<'o> {
-    events: &'o crate::run::Events,
-    step: &'o str,
+    report: Report<'o>,
     mark: String,
-    last: LastLines,
     /// The runner puts a line end before the mark, which makes an empty line where the output ended with one of its
     /// own: an empty line is held back until something follows.
     empty: bool,
+    recorded: Vec<(String, String)>,
     status: Option<i32>,
 }
 
 impl<'o> StepOutput<'o> {
-    fn new<S>(guest: &Guest<'o, S>, step: &'o Step, mark: &str) -> Self {
+    fn new(run: &'o crate::run::Run, step: &'o Step, mark: &str) -> Self {
         StepOutput {
-            events: &guest.run.events,
-            step: &step.name,
+            report: Report::new(run, step),
             mark: mark.into(),
-            last: LastLines::default(),
             empty: false,
+            recorded: vec![],
             status: None,
         }
     }
 
     fn line(&mut self, line: &str) {
-        if let Some(status) = line.strip_prefix(&self.mark) {
-            self.status = status.trim().parse().ok();
+        if let Some(ours) = line.strip_prefix(&self.mark) {
+            match ours.strip_prefix(" record ") {
+                Some(pair) => self.record(pair),
+                None => self.status = ours.trim().parse().ok(),
+            }
             return;
         }
         if std::mem::replace(&mut self.empty, line.is_empty()) {
-            self.report("");
+            self.report.line("");
         }
         if !line.is_empty() {
-            self.report(line);
+            self.report.line(line);
         }
     }
 
-    fn report(&mut self, line: &str) {
-        self.events.output(self.step, line);
-        self.last.push(&self.events.masked(line));
+    fn record(&mut self, pair: &str) {
+        let masked = self.report.events.masked(pair);
+        match masked.split_once('=') {
+            Some((name, value)) if !name.trim().is_empty() => {
+                let pair = (name.trim().to_owned(), value.trim().to_owned());
+                self.recorded.push(pair);
+            }
+            _ => self.report.events.warn(format!(
+                "step `{}` recorded `{masked}`, which is not of the form name=value",
+                self.report.step
+            )),
+        }
     }
 }
 

@@ -8,13 +8,13 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use tokio::sync::mpsc;
 
+use super::output::Pieces;
 use super::shell::as_root;
-use super::{Attempt, Guest, LastLines};
+use super::{Attempt, Guest};
 use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::recipe::{Entry, EntryKind, Tree};
 use crate::ssh::{Ended, Exec, Session, Stdin, capture};
-use crate::text::Lines;
 
 /// Unpacks into a folder. What is there stays as it is, where tar can do that (busybox cannot): a symlink to a folder,
 /// such as /lib, is followed and not replaced; a folder keeps its mode and owner.
@@ -48,6 +48,22 @@ pub(super) async fn upload<S: Session>(
     owner: Option<&str>,
 ) -> Result<Attempt> {
     let (folder, name) = destination(tree, to);
+    let tree = tree.clone();
+    let pack = move |owner, archive: &mut Archive| pack(&tree, name.as_deref(), owner, archive);
+    send(guest, step, &folder, owner, pack).await
+}
+
+/// An archive on its way to the guest.
+pub(super) type Archive = tar::Builder<GzEncoder<io::BufWriter<Pipe>>>;
+
+/// Unpacks an archive into `folder` in the guest while `pack` makes it; `pack` is told the owner's numbers.
+pub(super) async fn send<S: Session>(
+    guest: &mut Guest<'_, S>,
+    step: &Step,
+    folder: &str,
+    owner: Option<&str>,
+    pack: impl FnOnce((u64, u64), &mut Archive) -> io::Result<()> + Send + 'static,
+) -> Result<Attempt> {
     let owner = match owner {
         None => (0, 0),
         Some(owner) => match numbers(guest, owner).await? {
@@ -55,20 +71,18 @@ pub(super) async fn upload<S: Session>(
             Err((ended, said)) => return Ok(Attempt::NotStarted(ended, vec![said])),
         },
     };
-    let command = as_root(UNPACK, &[&folder]);
+    let command = as_root(UNPACK, &[folder]);
     let (sender, receiver) = mpsc::channel(PIECES);
-    let tree = tree.clone();
-    let packing =
-        tokio::task::spawn_blocking(move || pack(&tree, name.as_deref(), owner, Pipe { sender }));
+    let packing = tokio::task::spawn_blocking(move || {
+        let pipe = io::BufWriter::with_capacity(PIECE, Pipe { sender });
+        let mut archive = tar::Builder::new(GzEncoder::new(pipe, Compression::fast()));
+        pack(owner, &mut archive)?;
+        archive.into_inner()?.finish()?.flush()
+    });
 
-    let mut lines = Lines::default();
-    let mut last = LastLines::default();
-    let mut report = |line: &str| {
-        guest.run.events.output(&step.name, line);
-        last.push(&guest.run.events.masked(line));
-    };
+    let mut said = Pieces::new(guest.means.run, step);
     let mut output = |bytes: &[u8]| {
-        lines.feed(bytes, &mut report);
+        said.feed(bytes);
         ControlFlow::Continue(())
     };
     let exec = Exec {
@@ -77,13 +91,13 @@ pub(super) async fn upload<S: Session>(
         output: &mut output,
     };
     let ended = tokio::time::timeout(step.timeout, guest.session.exec(exec)).await;
-    lines.flush(&mut report);
+    let last = said.end();
     let packed = packing
         .await
         .map_err(|error| Error::new("packing an upload").caused_by(&error))?;
     let Ok(ended) = ended else {
-        guest.session.reconnect(guest.plan.boot_timeout).await?;
-        return Ok(Attempt::TimedOut(last.into_vec()));
+        guest.reconnect().await?;
+        return Ok(Attempt::TimedOut(last));
     };
     let ended = ended?;
     // When the guest's tar gave up, packing fails too, and what tar said is the reason.
@@ -93,10 +107,10 @@ pub(super) async fn upload<S: Session>(
         return Err(
             Error::new(format!("step `{}`: reading what is uploaded", step.name))
                 .cause(error)
-                .faults(guest.plan.fault(&step.span, "this step failed")),
+                .faults(guest.means.plan.fault(&step.span, "this step failed")),
         );
     }
-    Ok(Attempt::Ended(ended, last.into_vec()))
+    Ok(Attempt::Ended(ended, last))
 }
 
 /// User and group number of an owner in the guest, or what the guest said instead.
@@ -124,38 +138,38 @@ fn destination(tree: &Tree, to: &str) -> (String, Option<String>) {
     if is_folder {
         return (to.to_owned(), None);
     }
-    let own_name = || {
-        tree.root
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
+    let own_name = tree.root.file_name().unwrap_or_default();
+    let (folder, name) = place(to, &own_name.to_string_lossy());
+    (folder, Some(name))
+}
+
+/// The folder and the name of a single file that goes to `to`.
+pub(super) fn place(to: &str, own_name: &str) -> (String, String) {
     match to.rsplit_once('/') {
-        Some((folder, "")) => (format!("{folder}/"), Some(own_name())),
-        Some((folder, name)) => (format!("{folder}/"), Some(name.to_owned())),
-        None => ("/".into(), Some(to.to_owned())),
+        Some((folder, "")) => (format!("{folder}/"), own_name.to_owned()),
+        Some((folder, name)) => (format!("{folder}/"), name.to_owned()),
+        None => ("/".into(), to.to_owned()),
     }
 }
 
-fn pack(tree: &Tree, name: Option<&str>, owner: (u64, u64), pipe: Pipe) -> io::Result<()> {
-    let compressed = GzEncoder::new(
-        io::BufWriter::with_capacity(PIECE, pipe),
-        Compression::fast(),
-    );
-    let mut archive = tar::Builder::new(compressed);
+fn pack(
+    tree: &Tree,
+    name: Option<&str>,
+    owner: (u64, u64),
+    archive: &mut Archive,
+) -> io::Result<()> {
     for entry in &tree.entries {
         // The folder itself is the guest's: uploading into /etc must not change its mode.
         if entry.path.as_os_str().is_empty() && entry.kind == EntryKind::Folder {
             continue;
         }
-        append(&mut archive, tree, entry, name, owner)?;
+        append(archive, tree, entry, name, owner)?;
     }
-    archive.into_inner()?.finish()?.flush()
+    Ok(())
 }
 
 fn append(
-    archive: &mut tar::Builder<impl Write>,
+    archive: &mut Archive,
     tree: &Tree,
     entry: &Entry,
     name: Option<&str>,
@@ -178,6 +192,10 @@ fn append(
             header.set_size(0);
             archive.append_link(&mut header, path, target)
         }
+        EntryKind::Text(content) => {
+            header.set_size(content.len() as u64);
+            archive.append_data(&mut header, path, content.as_slice())
+        }
         EntryKind::File { .. } => {
             let file = std::fs::File::open(tree.locate(&entry.path))?;
             let modified = file.metadata()?.modified()?;
@@ -192,7 +210,7 @@ fn append(
 }
 
 /// Hands pieces over to the connection; blocks when it is slower.
-struct Pipe {
+pub(super) struct Pipe {
     sender: mpsc::Sender<Vec<u8>>,
 }
 

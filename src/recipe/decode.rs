@@ -8,6 +8,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use crate::error::Fault;
+use crate::text::suggest;
 
 /// More faults than this in one table help nobody.
 const MOST: usize = 20;
@@ -88,19 +89,6 @@ pub fn fault(error: &toml::de::Error) -> Fault {
         return Fault::new(span, format!("the key `{name}` is missing"));
     }
     Fault::new(span, message)
-}
-
-/// "did you mean", or the list of what there is.
-pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
-    let known: Vec<&str> = known.into_iter().filter(|name| !name.is_empty()).collect();
-    let best = known
-        .iter()
-        .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    match best {
-        Some((likeness, candidate)) if likeness > 0.8 => format!("did you mean `{candidate}`?"),
-        _ => format!("known here: {}", known.join(", ")),
-    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! Values with a syntax of their own: sizes, durations, file-or-table.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::{Serialize, Serializer};
+
+use super::schema::pattern;
 
 /// A size in bytes. Written as `4GiB`, `"8gb"`, `"512M"` or a number of bytes; all units are powers of 1024, as QEMU,
 /// Proxmox and the memory that one buys count.
@@ -17,6 +22,18 @@ pub struct Cpus(pub u32);
 /// A duration. Written as `"90s"`, `"10m"`, `"1h 30m"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeout(pub Duration);
+
+/// Permission bits of a file. Written as `"0644"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+/// Whether a step's result may be kept. Written as `true`, `false`, or how long: `"1d"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    Forever,
+    Never,
+    For(Duration),
+}
 
 /// A file by path, or the content itself as a table.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +99,84 @@ impl std::str::FromStr for Timeout {
     }
 }
 
+impl std::str::FromStr for Mode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bits = u32::from_str_radix(text, 8).ok();
+        bits.filter(|bits| *bits <= 0o7777 && !text.starts_with('+'))
+            .map(Mode)
+            .ok_or_else(|| format!("`{text}` are no permission bits; write for instance \"0644\""))
+    }
+}
+
+/// Defaults are told in the recipe's own spelling.
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+        let fits = |(shift, _): &&(u32, &str)| self.0 != 0 && self.0.is_multiple_of(1 << shift);
+        match units.iter().find(fits) {
+            Some((shift, unit)) => to.collect_str(&format_args!("{}{unit}", self.0 >> shift)),
+            None => to.serialize_u64(self.0),
+        }
+    }
+}
+
+impl Serialize for Cpus {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u32(self.0)
+    }
+}
+
+impl Serialize for Timeout {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_secs() {
+            seconds if seconds % 60 == 0 => to.collect_str(&format_args!("{}m", seconds / 60)),
+            seconds => to.collect_str(&format_args!("{seconds}s")),
+        }
+    }
+}
+
+/// The schema of a value with a syntax of its own.
+macro_rules! has_schema {
+    ($($type:ty, $title:literal, $about:literal: $schema:tt),* $(,)?) => {$(
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                let mut schema = json_schema!($schema);
+                schema.insert("title".into(), $title.into());
+                schema.insert("description".into(), $about.into());
+                schema
+            }
+        }
+    )*};
+}
+
+has_schema! {
+    Size, "size",
+    "`\"4GiB\"`, `\"8gb\"` or `\"512M\"`. All units are powers of 1024. A bare number counts bytes. Fractions are refused.": {
+        "anyOf": [{"type": "string", "pattern": pattern::SIZE}, {"type": "integer", "minimum": 0}]
+    },
+    Cpus, "number of CPUs", "A number, or text such as `\"2cpu\"`.": {
+        "anyOf": [
+            {"type": "string", "pattern": pattern::CPUS},
+            {"type": "integer", "minimum": 1, "maximum": 255}
+        ]
+    },
+    Timeout, "duration", "`\"90s\"`, `\"10m\"` or `\"1h 30m\"`. A bare number is refused.": {"type": "string"},
+    Mode, "permission bits", "Octal, as text: `\"0644\"`. A number is refused.": {
+        "type": "string", "pattern": pattern::MODE
+    },
+    Cache, "boolean or time",
+    "`true`, `false`, or how long as text: `\"1d\"`. A day has 24 hours.": {"type": ["boolean", "string"]},
+    FileOrTable, "path or table", "The path of a file, or the content itself.": {
+        "type": ["string", "object"]
+    },
+}
+
 /// Decodes from a string by `FromStr`, or from a number where `N` says so.
 struct Text<T, N>(&'static str, N, std::marker::PhantomData<T>);
 
@@ -139,6 +234,48 @@ impl<'de> Deserialize<'de> for Timeout {
     }
 }
 
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let what = "permission bits such as \"0644\"";
+        // A number would be read as decimal by one person and as octal by the next.
+        from.deserialize_any(Text(what, |_| None, std::marker::PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Cache {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl Visitor<'_> for Either {
+            type Value = Cache;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("true, false, or how long, such as \"1d\"")
+            }
+
+            fn visit_bool<E: de::Error>(self, kept: bool) -> Result<Cache, E> {
+                Ok(match kept {
+                    true => Cache::Forever,
+                    false => Cache::Never,
+                })
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Cache, E> {
+                // A day is 24 hours here: a cache does not care for clocks being put forward.
+                let span: jiff::Span = text.parse().map_err(|_| {
+                    E::custom(format!(
+                        "`{text}` is no duration; write for instance \"1d\""
+                    ))
+                })?;
+                let days = jiff::SpanRelativeTo::days_are_24_hours();
+                let duration = span.to_duration(days).map_err(E::custom)?;
+                let duration = Duration::try_from(duration).map_err(E::custom)?;
+                Ok(Cache::For(duration))
+            }
+        }
+        from.deserialize_any(Either)
+    }
+}
+
 impl<'de> Deserialize<'de> for FileOrTable {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Either;
@@ -186,6 +323,8 @@ mod tests {
         assert_eq!("1h 30m".parse(), Ok(Timeout(Duration::from_secs(5400))));
         "-5s".parse::<Timeout>().unwrap_err();
         "5".parse::<Timeout>().unwrap_err();
+        assert_eq!("0640".parse(), Ok(Mode(0o640)));
+        "888".parse::<Mode>().unwrap_err();
         assert_eq!("2cpu".parse(), Ok(Cpus(2)));
         "two".parse::<Cpus>().unwrap_err();
     }

@@ -1,6 +1,7 @@
 //! Reaping what dead builds have left: after SIGKILL or power loss, the next command finds their journals.
 
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::journal::{Journal, Resource};
 use crate::error::{Context, Error, Result};
@@ -8,6 +9,8 @@ use crate::store::{Dirs, Lock};
 
 /// The journal's file name in a build's folder.
 pub(super) const JOURNAL: &str = "journal.jsonl";
+/// The log's file name there.
+pub(super) const LOG: &str = "log.txt";
 /// The lock that a living build holds in its folder.
 pub(super) const LOCK: &str = "lock";
 
@@ -34,6 +37,13 @@ pub async fn reap(dirs: &Dirs, kept_too: bool) -> Result<Vec<Reaped>> {
         reaped.push(reap_one(&folder, kept_too).await?);
     }
     Ok(reaped)
+}
+
+/// Whether a build still runs.
+pub fn is_alive(dirs: &Dirs, id: &str) -> Result<bool> {
+    let lock = dirs.builds().join(id).join(LOCK);
+    // A lock that cannot be had is one that somebody holds, or one that is gone with the build's folder.
+    Ok(Lock::try_acquire_existing(&lock)?.is_none() && lock.exists())
 }
 
 async fn reap_one(folder: &Path, kept_too: bool) -> Result<Reaped> {
@@ -67,7 +77,39 @@ async fn reap_one(folder: &Path, kept_too: bool) -> Result<Reaped> {
     Ok(result)
 }
 
+/// Removes the folders, which by then hold logs only, of builds that ended well or badly before `before` and left
+/// nothing else. Returns their ids.
+pub fn prune(dirs: &Dirs, before: SystemTime) -> Result<Vec<String>> {
+    let mut pruned = vec![];
+    for folder in folders(&dirs.builds())? {
+        let doing = || format!("removing the logs in {}", folder.display());
+        // One without a log is dated by its folder. Another `gc` may be removing it.
+        let log = std::fs::metadata(folder.join(LOG)).or_else(|_| folder.metadata());
+        let last = log.and_then(|about| about.modified());
+        if last.map_or(true, |last| last >= before) {
+            continue;
+        }
+        let Some(_lock) = Lock::try_acquire(&folder.join(LOCK))? else {
+            continue; // alive, and silent for long
+        };
+        if folder.join(JOURNAL).exists() {
+            continue;
+        }
+        std::fs::remove_dir_all(&folder).doing(doing)?;
+        let id = folder.file_name().unwrap_or_default();
+        pruned.push(id.to_string_lossy().into_owned());
+    }
+    Ok(pruned)
+}
+
 fn folders_with_journal(builds: &Path) -> Result<Vec<PathBuf>> {
+    let mut folders = folders(builds)?;
+    folders.retain(|folder| folder.join(JOURNAL).exists());
+    Ok(folders)
+}
+
+/// The folders of all builds, the oldest first.
+fn folders(builds: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(builds) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(vec![]),
@@ -76,7 +118,7 @@ fn folders_with_journal(builds: &Path) -> Result<Vec<PathBuf>> {
     let mut folders: Vec<_> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|folder| folder.join(JOURNAL).exists())
+        .filter(|path| path.is_dir())
         .collect();
     folders.sort();
     Ok(folders)
@@ -129,5 +171,30 @@ mod tests {
         assert!(disk.exists());
         reap(&dirs, true).await.unwrap();
         assert!(!disk.exists());
+    }
+
+    #[test]
+    fn only_logs_of_builds_that_are_over_and_old_are_pruned() {
+        let home = tempfile::tempdir().unwrap();
+        let dirs = Dirs::under(home.path());
+        let now = SystemTime::now();
+        let days = |days: u64| now - std::time::Duration::from_secs(days * 24 * 60 * 60);
+        let logged = |id: &str, age: u64| {
+            let (folder, _) = build(&dirs, id);
+            let log = std::fs::File::create(folder.join(LOG)).unwrap();
+            log.set_modified(days(age)).unwrap();
+            folder
+        };
+        let over = |folder: &Path| std::fs::remove_file(folder.join(JOURNAL)).unwrap();
+        for (id, age) in [("old", 31), ("new", 29)] {
+            over(&logged(id, age));
+        }
+        logged("with-remains", 31);
+        let silent = logged("silent", 31);
+        over(&silent);
+        let _alive = Lock::try_acquire(&silent.join(LOCK)).unwrap();
+        assert_eq!(prune(&dirs, days(30)).unwrap(), ["old"]);
+        let left = ["new", "silent", "with-remains"].map(|id| dirs.builds().join(id));
+        assert_eq!(folders(&dirs.builds()).unwrap(), left);
     }
 }

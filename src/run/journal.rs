@@ -21,6 +21,8 @@ pub enum Resource {
     Folder { path: PathBuf },
     /// A file.
     File { path: PathBuf },
+    /// A folder that becomes something that stays as soon as it has a file of the name `mark`.
+    Unfinished { path: PathBuf, mark: String },
     /// A process whose command line has this word (made unique by the build's id). By word, not by pid: the pid is
     /// not known before the process exists, and pids are reused.
     Process { word: String },
@@ -38,6 +40,10 @@ impl Resource {
         match self {
             Resource::Folder { path } => gone(std::fs::remove_dir_all(path)),
             Resource::File { path } => gone(std::fs::remove_file(path)),
+            Resource::Unfinished { path, mark } => match path.join(mark).exists() {
+                true => Ok(()),
+                false => gone(std::fs::remove_dir_all(path)),
+            },
             Resource::Process { word } => process::kill_by_word(word).await,
         }
     }
@@ -48,6 +54,7 @@ impl std::fmt::Display for Resource {
         match self {
             Resource::Folder { path } => write!(f, "the folder {}", path.display()),
             Resource::File { path } => write!(f, "the file {}", path.display()),
+            Resource::Unfinished { path, .. } => write!(f, "the folder {}", path.display()),
             Resource::Process { word } => write!(f, "the process named {word}"),
         }
     }
@@ -118,6 +125,15 @@ impl Journal {
     /// Records that what is live now stays on purpose.
     pub fn keep(&self) -> Result<()> {
         self.append(Record::Kept)
+    }
+
+    /// Whether any process that it names still runs.
+    pub fn has_process(&self) -> bool {
+        let runs = |resource: &Resource| match resource {
+            Resource::Process { word } => !process::pids(word).is_empty(),
+            Resource::Folder { .. } | Resource::File { .. } | Resource::Unfinished { .. } => false,
+        };
+        self.state().live.iter().any(runs)
     }
 
     /// Removes what is live, newest first, and returns what could not be removed and why.
@@ -205,6 +221,24 @@ mod tests {
         assert!(remaining[0].1.to_string().contains("removing the file"));
         let remains = Journal::read(&folder.path().join("journal")).unwrap();
         assert_eq!(remains.live, [stubborn]);
+    }
+
+    #[tokio::test]
+    async fn what_has_become_something_that_stays_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let unfinished = |name: &str| Resource::Unfinished {
+            path: folder.path().join(name),
+            mark: "done".into(),
+        };
+        for name in ["half", "whole"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        std::fs::write(folder.path().join("whole/done"), "").unwrap();
+        for name in ["half", "whole", "never-made"] {
+            unfinished(name).remove().await.unwrap();
+        }
+        assert!(!folder.path().join("half").exists());
+        assert!(folder.path().join("whole").exists());
     }
 
     #[test]

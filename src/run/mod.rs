@@ -6,6 +6,7 @@ pub mod interrupt;
 pub mod journal;
 mod log;
 mod process;
+pub mod terminal;
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -59,7 +60,7 @@ impl Run {
         let (id, folder) = new_folder(dirs)?;
         let lock = Lock::try_acquire(&folder.join(gc::LOCK))?
             .ok_or_else(|| Error::new(format!("locking the new build {id}")))?;
-        let log: Arc<dyn Observer> = Arc::new(log::Log::create(&folder.join("log.txt"))?);
+        let log: Arc<dyn Observer> = Arc::new(log::Log::create(&folder.join(gc::LOG))?);
         Ok(Run {
             journal: Journal::create(&folder.join(gc::JOURNAL))?,
             events: Events::new(name, vec![screen, log]),
@@ -86,6 +87,11 @@ impl Run {
         result
     }
 
+    /// Runs what is no phase of its own, and ends it when the user interrupts.
+    pub async fn unless_interrupted<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.interrupt.or(work).await
+    }
+
     /// Promises that `resource` will be removed. Call it before making the resource.
     pub fn guard(&self, resource: Resource) -> Result<Resource> {
         self.journal.add(resource.clone())?;
@@ -101,6 +107,11 @@ impl Run {
     /// Takes back the promise: the resource has become something that stays.
     pub fn release(&self, resource: &Resource) -> Result<()> {
         self.journal.done(resource)
+    }
+
+    /// Whether a machine of this run still runs.
+    pub fn has_machine(&self) -> bool {
+        self.journal.has_process()
     }
 
     /// Leaves everything as it is, for somebody to look at; `imgbuild gc --kept` removes it later.

@@ -10,7 +10,7 @@ mod script;
 
 use std::collections::BTreeSet;
 
-pub use audit::{Finding, Report, Subject, Unread, audit};
+pub use audit::{Finding, Guest, Report, Subject, Unread, audit, guest};
 pub use item::Item;
 pub use script::script;
 

@@ -58,6 +58,7 @@ pub fn script(plan: &Plan) -> String {
             gone.extend(["*", ".[!.]*", "..?*"].map(|names| format!("{dir}/{names}")));
         }
     }
+    body.lines("wait");
     body.remove(&gone);
     // The build's user goes last of all that can fail: until then one can still log in and look.
     body.say("builder");

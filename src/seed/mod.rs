@@ -1,49 +1,20 @@
 //! cloud-init's NoCloud data: what a machine is told at its first boot, and the volume that carries it.
 
+mod identity;
 mod stages;
 mod userdata;
 mod volume;
 
-use ssh_key::rand_core::OsRng;
-use ssh_key::{Algorithm, LineEnding, PrivateKey};
+use ssh_key::{LineEnding, PrivateKey};
 
 use crate::error::{Context, Result};
+pub use identity::Identity;
 pub use stages::SKIPPED as LATE_STAGES_SKIPPED;
 pub use userdata::UserData;
 
 /// The UID of the build's user: in the small range that neither distributions nor systemd hand out (systemd's
 /// UIDS-GIDS.md leaves 60578–61183 unused), so that the first real user of the image still gets 1000.
 pub const BUILDER_UID: u32 = 60999;
-
-/// The keys and names of one boot of one machine; made anew each time, and never written but into the seed.
-pub struct Identity {
-    /// cloud-init takes a new one for a first boot.
-    pub instance_id: String,
-    pub hostname: String,
-    /// Logs the build in.
-    pub client_key: PrivateKey,
-    /// Proves the guest to the build.
-    pub host_key: PrivateKey,
-}
-
-impl Identity {
-    /// New keys; `label` names the build in the keys' comments and the instance id.
-    pub fn generate(label: &str, hostname: &str) -> Result<Self> {
-        Ok(Identity {
-            instance_id: label.to_owned(),
-            hostname: hostname.to_owned(),
-            client_key: key(label)?,
-            host_key: key(label)?,
-        })
-    }
-}
-
-fn key(comment: &str) -> Result<PrivateKey> {
-    let mut key =
-        PrivateKey::random(&mut OsRng, Algorithm::Ed25519).doing(|| "making an SSH key")?;
-    key.set_comment(comment);
-    Ok(key)
-}
 
 /// What the user adds to the seed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,8 +1,8 @@
-//! What a build keeps from running in its guest: timers that start a package manager, and those stages of cloud-init
-//! that have nothing to do but take a third of its time.
+//! What a build keeps from running in its guest: timers that start a package manager, those stages of cloud-init that
+//! have nothing to do but take a third of its time, and a systemd of the build's user.
 //!
-//! Both are start jobs of systemd's boot transaction, and are cancelled there from `bootcmd`, which cloud-init runs in
-//! its first stage at every boot. Nothing of it is on the disk: the next boot, if it is not the build's, has them all.
+//! The first two are start jobs of systemd's boot transaction. All are cancelled or masked from `bootcmd`, which
+//! cloud-init runs in its first stage at every boot. Nothing of it is on the disk: the next boot, if it is not the build's, has them all.
 
 use serde_json::{Value, json};
 
@@ -15,6 +15,11 @@ pub const SKIPPED: &str = "/run/cloud-init/imgbuild-skipped-late-stages";
 const NO_TIMERS: &str = "command -v systemctl >/dev/null || exit 0
 systemctl --no-block stop apt-daily.timer apt-daily-upgrade.timer dnf-makecache.timer dnf-automatic.timer || :";
 
+/// systemd's manager for the build's user, which its login waits for (logind answers when the unit has started); the
+/// build has no use for one. The number is [`BUILDER_UID`](super::BUILDER_UID).
+const NO_USER_MANAGER: &str = "command -v systemctl >/dev/null || exit 0
+mkdir -p /run/systemd/system && ln -sf /dev/null /run/systemd/system/user@60999.service";
+
 /// The stages config and final; and that of the network when all modules of the first two ran before it, as they do
 /// when the data comes from a local disk and cloud-init is old enough to have no need of the network for that.
 const NO_LATE_STAGES: &str = "command -v systemctl >/dev/null || exit 0
@@ -24,7 +29,7 @@ set -- cloud-config.service cloud-final.service
 
 /// The commands for `bootcmd`.
 pub fn bootcmd(extra: &Extra) -> Value {
-    let mut scripts = vec![NO_TIMERS];
+    let mut scripts = vec![NO_TIMERS, NO_USER_MANAGER];
     if !late_ones_needed(extra) {
         scripts.push(NO_LATE_STAGES);
     }
@@ -112,6 +117,12 @@ mod tests {
         assert!(needed(
             json!({"users": [{"name": "a", "ssh_import_id": ["gh:a"]}]})
         ));
+    }
+
+    #[test]
+    fn the_manager_that_is_masked_is_the_builders() {
+        let unit = format!("user@{}.service", super::super::BUILDER_UID);
+        assert!(NO_USER_MANAGER.ends_with(&unit));
     }
 
     #[test]

@@ -12,12 +12,11 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 
 use super::digest::{Algorithm, Digest, Digests, Hasher};
-use super::stamp::Stamp;
 use super::work::{Meter, heavy};
 use super::{BaseImage, Format, Verified};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::run::events::Events;
-use crate::store::{Dirs, Lock, sync_folder, write_atomically};
+use crate::store::{Dirs, Lock, Stamp, sync_folder, write_atomically};
 
 /// What is known about a kept image.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -74,6 +73,21 @@ impl Cache {
     pub fn fetch_lock(&self, digest: &Digest) -> PathBuf {
         self.locks
             .join(format!("image-fetch-{}.lock", digest.key()))
+    }
+
+    /// The lock that users of a file which is no image share.
+    pub fn file_lock(&self, digest: &Digest) -> PathBuf {
+        self.locks.join(format!("file-{}.lock", digest.key()))
+    }
+
+    /// Remembers where a file or a document came from, to be shown: without credentials.
+    pub fn note_origin(&self, key: &str, origin: &str) -> Result<()> {
+        write_atomically(&self.note("origin", key), origin.as_bytes())
+    }
+
+    /// Where a file or a document came from, if that is known.
+    pub fn origin(&self, key: &str) -> Option<String> {
+        std::fs::read_to_string(self.note("origin", key)).ok()
     }
 
     /// Where a download with this digest gathers.
@@ -158,6 +172,7 @@ impl Cache {
                 origin: meta.origin,
                 verified: meta.verified,
                 lock: Some(Arc::new(lock)),
+                stamp: None,
             }));
         }
         drop(lock);

@@ -58,6 +58,19 @@ impl Digest {
         })
     }
 
+    /// Reads a digest as package registries write it (W3C Subresource Integrity): `sha512-` and base64. Of several, the
+    /// first that is good enough.
+    pub fn from_integrity(text: &str) -> Option<Self> {
+        use base64::Engine as _;
+        text.split_whitespace().find_map(|entry| {
+            let (name, encoded) = entry.split_once('-')?;
+            let all = [Algorithm::Sha512, Algorithm::Sha256];
+            let algorithm = all.into_iter().find(|algorithm| algorithm.name() == name)?;
+            let bytes = base64::engine::general_purpose::STANDARD.decode(encoded);
+            Digest::new(algorithm, &crate::text::hex(&bytes.ok()?))
+        })
+    }
+
     /// A name for files about this digest.
     pub(super) fn key(&self) -> String {
         format!("{}-{}", self.algorithm.name(), self.hex)

@@ -12,7 +12,7 @@ use super::resolve::{Place, Resolved};
 use super::unpack::{Limits, convert, decompress};
 use super::work::heavy;
 use super::{BaseImage, Context, Format, Verified};
-use super::{download, local};
+use super::{download, local, nixos};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::store::Lock;
 
@@ -24,6 +24,7 @@ use crate::store::Lock;
 pub async fn fetch(resolved: &Resolved, cx: &Context<'_>) -> Result<BaseImage> {
     let image = match &resolved.place {
         Place::File(path) => return local::fetch(path, resolved, cx).await,
+        Place::Flake(flake, file) => return nixos::fetch(flake, file.as_deref(), cx).await,
         Place::Urls(_) | Place::Cache => from_cache_or_network(resolved, cx).await?,
     };
     // The entry tells how it was verified when it was kept; what counts is how it was this time.

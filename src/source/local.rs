@@ -9,10 +9,9 @@ use super::digest::{Algorithm, Digest, Digests, sha256};
 use super::fetch::{Published, found, keep, own};
 use super::format::{Content, detect};
 use super::resolve::Resolved;
-use super::stamp::Stamp;
 use super::{BaseImage, Context};
 use crate::error::{Context as _, Error, Kind, Result};
-use crate::store::write_atomically;
+use crate::store::{Stamp, write_atomically};
 
 /// Digests that were computed before, valid for as long as the stamp is.
 #[derive(Serialize, Deserialize)]
@@ -27,7 +26,13 @@ struct Known {
 /// expectation is given; a digest is computed once for each state of the file.
 pub(super) async fn fetch(path: &Path, resolved: &Resolved, cx: &Context<'_>) -> Result<BaseImage> {
     let shown = path.display().to_string();
-    let before = stamp(path)?;
+    // A link may point elsewhere tomorrow. What is built on the image needs this one.
+    let target = match path.is_symlink() {
+        true => path.canonicalize().doing(|| format!("reading {shown}"))?,
+        false => path.to_owned(),
+    };
+    let path = target.as_path();
+    let before = Stamp::of_path(path)?;
     let cache = Cache::new(cx.dirs);
     let digests = digests(path, &before, resolved.expected.as_ref(), &cache, cx).await?;
     if let Some(expected) = &resolved.expected
@@ -52,13 +57,14 @@ pub(super) async fn fetch(path: &Path, resolved: &Resolved, cx: &Context<'_>) ->
                 origin: resolved.origin.clone(),
                 verified: resolved.verified.clone(),
                 lock: None,
+                stamp: Some(before.clone()),
             }
         }
         Content::Vmdk(_) | Content::Compressed(_) => {
             unpacked(path, digests, resolved, &cache, cx).await?
         }
     };
-    if stamp(path)? != before {
+    if Stamp::of_path(path)? != before {
         return Err(Error::new(format!("using {shown}")).cause("it was changed meanwhile"));
     }
     Ok(image)
@@ -102,11 +108,6 @@ async fn unpacked(
         verified: resolved.verified.clone(),
         ..image
     })
-}
-
-fn stamp(path: &Path) -> Result<Stamp> {
-    let metadata = std::fs::metadata(path).doing(|| format!("reading {}", path.display()))?;
-    Ok(Stamp::of(&metadata))
 }
 
 async fn digests(

@@ -61,9 +61,11 @@ fn id(spec: &Spec) -> Result<String> {
 
 fn shown(spec: &Spec) -> String {
     match spec {
-        Spec::File { path, .. } => path.display().to_string(),
+        Spec::File { path, .. } | Spec::Built { path } => path.display().to_string(),
         Spec::Url { url, .. } => super::address::Address::parse(url)
             .map_or_else(|_| "a URL".into(), |url| url.to_string()),
+        Spec::Version { reference } => reference.to_string(),
+        Spec::Nixos { flake, .. } => flake.clone(),
         Spec::Ubuntu { release, .. } => format!("Ubuntu {release}"),
         Spec::Debian { release, .. } => format!("Debian {release}"),
     }

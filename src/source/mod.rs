@@ -5,24 +5,28 @@
 //! published, so that nothing is downloaded twice.
 
 mod address;
+mod built;
 mod cache;
 mod checksums;
 mod debian;
 mod digest;
+mod document;
 mod download;
 mod fetch;
+mod file;
 mod format;
 mod http;
 mod inventory;
 mod local;
 mod memory;
+mod nixos;
 mod partial;
 mod qcow2;
 mod resolve;
 mod signature;
-mod stamp;
 mod ubuntu;
 mod unpack;
+mod version;
 mod vmdk;
 mod work;
 
@@ -30,16 +34,20 @@ mod work;
 mod tests;
 
 pub use digest::{Algorithm, Digest};
+pub use document::document;
 pub use fetch::fetch;
+pub use file::{Fetched, file};
 pub use http::{Http, Options};
-pub use inventory::{CachedImage, list, remove, sweep};
+pub use inventory::{Cached, CachedFile, CachedImage, FileKind, files, list, remove, sweep};
 pub use resolve::{Resolved, resolve};
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::error::{Error, Kind, Result};
 use crate::run::events::Events;
-use crate::store::{Dirs, Lock};
+use crate::store::registry::Reference;
+use crate::store::{Dirs, Lock, Stamp};
 
 /// What resolving and fetching need from outside.
 pub struct Context<'a> {
@@ -63,6 +71,16 @@ pub enum Spec {
     File {
         path: PathBuf,
         verify: Option<Verify>,
+    },
+    /// An image that another recipe has built; its build record beside it says its digest.
+    Built { path: PathBuf },
+    /// A version in the registry.
+    Version { reference: Reference },
+    /// What `nix build` makes of a flake's output on this machine.
+    Nixos {
+        flake: String,
+        /// The image's path in the output; the only image there if not given.
+        file: Option<String>,
     },
     /// An image at a URL; `mirrors` are other URLs of the same file, tried in order.
     Url {
@@ -105,7 +123,9 @@ pub struct Signature {
 }
 
 /// How the digest of a base image came to be trusted; recorded with the build.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "kebab-case", tag = "by")]
 pub enum Verified {
     /// The recipe pinned the digest.
@@ -114,6 +134,12 @@ pub enum Verified {
     Checksums { list: String },
     /// A list signed by this key.
     Signature { list: String, fingerprint: String },
+    /// The record that imgbuild wrote when it built the image.
+    Record { record: String },
+    /// The registry says what this version is.
+    Registry { version: String },
+    /// Built by nix from this flake: the store path stands for everything that went into it.
+    Flake { flake: String, output: String },
     /// A local file without any expectation: its digest is recorded, nothing more.
     Unverified,
 }
@@ -153,4 +179,22 @@ pub struct BaseImage {
     pub verified: Verified,
     /// Keeps the image from being removed while this (or a clone of it) lives; `None` for a file that is used in place.
     pub lock: Option<Arc<Lock>>,
+    /// What the kernel said about a file that is used in place, when it was hashed.
+    stamp: Option<Stamp>,
+}
+
+impl BaseImage {
+    /// Fails if a file that is used in place was changed or replaced since it was hashed: an overlay on it would then be
+    /// one of another disk.
+    pub fn still_there(&self) -> Result<()> {
+        match &self.stamp {
+            Some(stamp) if Stamp::of_path(&self.path)? != *stamp => {
+                Err(Error::new(format!("building on {}", self.path.display()))
+                    .kind(Kind::Conflict)
+                    .cause("it was changed or replaced while it was being used")
+                    .hint("build again, and let nothing write to it meanwhile"))
+            }
+            _ => Ok(()),
+        }
+    }
 }

@@ -9,7 +9,9 @@ use super::checksums::look_up;
 use super::digest::{Algorithm, Digest};
 use super::memory::{Memory, recall, remember};
 use super::ubuntu::Anchors;
-use super::{Context, Signature, Spec, Verified, Verify, debian, signature, ubuntu};
+use super::{
+    Context, Signature, Spec, Verified, Verify, built, debian, nixos, signature, ubuntu, version,
+};
 use crate::error::{Context as _, Error, Kind, Result};
 
 /// The largest checksum list, signature or key that is read, in bytes.
@@ -36,6 +38,8 @@ pub(super) enum Place {
     Cache,
     /// On this machine.
     File(PathBuf),
+    /// To be built: a flake's output, and the image's path in it.
+    Flake(String, Option<String>),
 }
 
 /// Finds out what `spec` stands for. Only small documents are fetched: indexes, checksum lists, signatures. With
@@ -102,6 +106,22 @@ async fn ask(spec: &Spec, cx: &Context<'_>, anchors: &Anchors) -> Result<Resolve
                 place: Place::File(path.clone()),
             })
         }
+        Spec::Nixos { flake, file } => Ok(Resolved {
+            origin: nixos::shown(flake),
+            expected: None,
+            verified: Verified::Unverified,
+            place: Place::Flake(flake.clone(), file.clone()),
+        }),
+        Spec::Built { path } => {
+            let (newest, expected, verified) = built::expectation(path)?;
+            Ok(Resolved {
+                origin: newest.display().to_string(),
+                expected: Some(expected),
+                verified,
+                place: Place::File(newest),
+            })
+        }
+        Spec::Version { reference } => version::resolve(reference, cx),
         Spec::Url {
             url,
             mirrors,
@@ -121,6 +141,20 @@ async fn ask(spec: &Spec, cx: &Context<'_>, anchors: &Anchors) -> Result<Resolve
 }
 
 impl Resolved {
+    /// An image that another recipe builds, whether it is there yet or not.
+    pub fn built(path: &Path) -> Self {
+        let (newest, expected, verified) = match built::expectation(path) {
+            Ok((newest, expected, verified)) => (newest, Some(expected), verified),
+            Err(_) => (path.to_owned(), None, Verified::Unverified),
+        };
+        Resolved {
+            origin: newest.display().to_string(),
+            expected,
+            verified,
+            place: Place::File(newest),
+        }
+    }
+
     /// An image at any of these URLs; the first one names it.
     pub(super) fn at(urls: Vec<Address>, expected: Digest, verified: Verified) -> Self {
         Resolved {
@@ -145,7 +179,10 @@ fn asks_network(spec: &Spec) -> bool {
                 is_url(list) || signature.as_ref().is_some_and(|sig| is_url(&sig.location))
             }
         },
-        Spec::File { verify: None, .. } => false,
+        Spec::File { verify: None, .. }
+        | Spec::Built { .. }
+        | Spec::Version { .. }
+        | Spec::Nixos { .. } => false,
     }
 }
 

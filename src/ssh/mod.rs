@@ -1,9 +1,9 @@
 //! The way into the guest: one SSH session with a pinned host key.
 
 mod connect;
+mod login;
 mod session;
 
-use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -11,18 +11,8 @@ use tokio::sync::mpsc;
 
 use crate::error::Result;
 pub use connect::connect;
+pub use login::Login;
 pub use session::SshSession;
-
-/// Where and how to log in.
-#[derive(Clone)]
-pub struct Login {
-    pub address: SocketAddr,
-    pub user: String,
-    /// The client's private key in OpenSSH's format.
-    pub private_key: ssh_key::PrivateKey,
-    /// The only host key that is accepted.
-    pub host_key: ssh_key::PublicKey,
-}
 
 /// One command to run in the guest.
 pub struct Exec<'e> {

@@ -25,6 +25,35 @@ impl Lock {
         }
     }
 
+    /// Shares the lock if nobody has it exclusively; `None` when somebody has.
+    pub fn try_share(path: &Path) -> Result<Option<Self>> {
+        let file = open(path)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Lock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => {
+                Err(error).doing(|| format!("locking {}", path.display()))
+            }
+        }
+    }
+
+    /// Shares the lock on a file that is there, if nobody owns it; `None` when somebody does, or when it is gone. For
+    /// files that are removed by who owns the lock.
+    pub fn try_share_existing(path: &Path) -> Result<Option<Self>> {
+        try_existing(path, File::try_lock_shared)
+    }
+
+    /// As [`Lock::try_share_existing`], exclusively.
+    pub fn try_acquire_existing(path: &Path) -> Result<Option<Self>> {
+        try_existing(path, File::try_lock)
+    }
+
+    /// Shares the lock on a new file that nobody else knows yet.
+    pub fn share_new(file: File) -> Result<Self> {
+        file.lock_shared().doing(|| "locking a new file")?;
+        Ok(Lock { _file: file })
+    }
+
     /// Waits until the lock is free. Dropping the future gives up waiting.
     pub async fn acquire(path: PathBuf) -> Result<Self> {
         wait(path, File::lock).await
@@ -35,6 +64,27 @@ impl Lock {
     pub async fn share(path: PathBuf) -> Result<Self> {
         wait(path, File::lock_shared).await
     }
+}
+
+fn try_existing(
+    path: &Path,
+    lock: fn(&File) -> std::result::Result<(), TryLockError>,
+) -> Result<Option<Lock>> {
+    use std::os::unix::fs::MetadataExt;
+    let doing = || format!("locking {}", path.display());
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        file => file.doing(doing)?,
+    };
+    match lock(&file) {
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(error)) => return Err(error).doing(doing),
+        Ok(()) => {}
+    }
+    // Its owner may have removed it between the two calls.
+    let ours = file.metadata().doing(doing)?.ino();
+    let there = std::fs::metadata(path).is_ok_and(|there| there.ino() == ours);
+    Ok(there.then_some(Lock { _file: file }))
 }
 
 /// Waits on a thread of its own, not on one of the runtime's: a runtime that ends waits for its threads, and Ctrl-C

@@ -1,12 +1,23 @@
 //! Where state lives: the folders, locks that die with their owner, and files written so that a crash leaves the old
 //! or the new content, never half of it.
 
+pub mod artifact;
 pub mod dirs;
+mod keyed_hash;
+pub mod layers;
 pub mod lock;
+pub mod open_files;
+pub mod outputs;
+pub mod registry;
 pub mod space;
+mod stamp;
 
 pub use dirs::Dirs;
+pub use keyed_hash::KeyedHash;
+pub use layers::Layers;
 pub use lock::Lock;
+pub use registry::Registry;
+pub use stamp::Stamp;
 
 use std::io::Write;
 use std::path::Path;

@@ -28,7 +28,7 @@ pub fn require(needs: &[(PathBuf, u64)]) -> Result<()> {
                     path.display(),
                     BinaryBytes(free)
                 ))
-                .hint("`imgbuild image list` shows what is cached; IMGBUILD_HOME moves the cache to another disk"));
+                .hint("`imgbuild image list` and `imgbuild cache list` show what is kept; IMGBUILD_HOME moves the cache to another disk"));
         }
     }
     Ok(())

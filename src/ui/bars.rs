@@ -1,6 +1,7 @@
 //! Progress bars for a terminal: one line for each phase that is under way, and a line that stays when it ended.
 
 use std::collections::HashMap;
+use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -43,8 +44,12 @@ impl Bars {
     }
 
     fn say(&self, line: String) {
-        // A terminal that cannot be written to has nobody to tell.
-        let _ = self.all.println(line);
+        // Not by the bars' own `println`: that pads lines with blanks instead of ending them, so that whoever copies a
+        // command gets what is around it as well.
+        self.all.suspend(|| {
+            // A terminal that cannot be written to has nobody to tell.
+            let _ = writeln!(std::io::stderr(), "{line}");
+        });
     }
 }
 

@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use crate::run::events::Observer;
-pub use report::{Screen, bytes};
+pub use report::{Screen, ago, bytes};
 
 /// For whom output is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -23,13 +23,18 @@ pub enum Format {
 
 /// How events are shown here and now.
 pub fn observer(format: Format, verbose: bool) -> Arc<dyn Observer> {
-    // A CI runner may offer a terminal, but nobody watches it. Log lines of -v would tear bars apart.
-    let watched = std::io::stderr().is_terminal() && std::env::var_os("CI").is_none();
+    // Log lines of -v would tear bars apart.
+    let watched = std::io::stderr().is_terminal() && !is_ci();
     match format {
         Format::Json => Arc::new(json::Json::default()),
         Format::Human if watched && !verbose => Arc::new(bars::Bars::default()),
         Format::Human => Arc::new(plain::Plain::default()),
     }
+}
+
+/// Whether this is a CI runner's job: it may have a terminal, but nobody watches it.
+pub fn is_ci() -> bool {
+    std::env::var_os("CI").is_some()
 }
 
 /// Whether colours are wanted on stderr (no-color.org).

@@ -8,7 +8,7 @@ use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnost
 use serde_json::{Value, json};
 
 use super::{Format, colours, json};
-use crate::error::{Error, Fault, Faults};
+use crate::error::{Error, Fault, Faults, Sources};
 use crate::pipeline::Artifact;
 use crate::run::Timing;
 
@@ -47,16 +47,32 @@ impl Screen {
                 "event": "result", "build": name, "artifact": artifact, "timings": timings,
             })),
             Format::Human => {
-                tell(&format!("\n{}", table(name, timings)));
+                let state = match artifact.up_to_date {
+                    true => "up to date: ",
+                    false => {
+                        tell(&format!("\n{}", table(name, timings)));
+                        ""
+                    }
+                };
                 let text = format!(
-                    "{name}: {} ({})\nsha256 {}\nrecord {}\n",
+                    "{name}@{}: {state}{} ({})\nsha256 {}\nrecord {}\nprovenance {}\n",
+                    artifact.version,
                     artifact.path.display(),
                     bytes(artifact.size),
                     artifact.sha256,
-                    artifact.record.display()
+                    artifact.record.display(),
+                    artifact.provenance.display()
                 );
                 self.result(&text, &Value::Null);
             }
+        }
+    }
+
+    /// As [`Screen::result`], for results that take time to be put into words: only what is wanted is made.
+    pub fn result_of(self, text: impl FnOnce() -> String, value: impl FnOnce() -> Value) {
+        match self.format {
+            Format::Json => self.result("", &value()),
+            Format::Human => self.result(&text(), &Value::Null),
         }
     }
 
@@ -78,6 +94,12 @@ fn tell(text: &str) {
 /// A number of bytes for people.
 pub fn bytes(number: u64) -> String {
     indicatif::BinaryBytes(number).to_string()
+}
+
+/// How long ago that was, for people.
+pub fn ago(then: std::time::SystemTime) -> String {
+    // A clock that was set back makes everything new.
+    crate::text::span(then.elapsed().unwrap_or_default().as_secs_f64())
 }
 
 /// A duration for people: tenths below a minute.
@@ -134,8 +156,9 @@ fn error_text(error: &Error) -> String {
 /// `file:line:column` of the first fault.
 fn place(faults: &Faults) -> Option<String> {
     let fault = faults.list.first()?;
-    let (line, column) = position(&faults.source.text, fault.span.start);
-    Some(format!("{}:{line}:{column}", faults.source.name))
+    let (source, span) = faults.sources.locate(&fault.span)?;
+    let (line, column) = position(&source.text, span.start);
+    Some(format!("{}:{line}:{column}", source.name))
 }
 
 fn position(text: &str, offset: usize) -> (usize, usize) {
@@ -153,10 +176,13 @@ fn excerpts(faults: &Faults) -> String {
     let handler = GraphicalReportHandler::new_themed(theme).with_links(false);
     let mut text = String::new();
     for fault in &faults.list {
-        let report = miette::Report::new(diagnostic(fault)).with_source_code(NamedSource::new(
-            &faults.source.name,
-            faults.source.text.to_string(),
-        ));
+        let report = miette::Report::new(diagnostic(fault, &faults.sources));
+        let report = match faults.sources.locate(&fault.span) {
+            None => report,
+            Some((source, _)) => {
+                report.with_source_code(NamedSource::new(&source.name, source.text.to_string()))
+            }
+        };
         // Rendering into a String fails only if the source cannot be read, which is text in memory.
         let _ = handler.render_report(&mut text, report.as_ref());
         text.push('\n');
@@ -164,15 +190,15 @@ fn excerpts(faults: &Faults) -> String {
     text
 }
 
-fn diagnostic(fault: &Fault) -> MietteDiagnostic {
+fn diagnostic(fault: &Fault, sources: &Sources) -> MietteDiagnostic {
     let diagnostic = MietteDiagnostic::new(fault.message.clone());
-    // 0..0 is no place; another empty span is a point, and miette draws nothing for those.
-    let diagnostic = match fault.span.end {
-        0 => diagnostic,
-        end => {
-            let start = fault.span.start.min(end - 1);
-            diagnostic.with_label(LabeledSpan::underline(start..end))
+    // A text's 0..0 is no place; another empty span is a point, and miette draws nothing for those.
+    let diagnostic = match sources.locate(&fault.span) {
+        Some((_, span)) if span.end > 0 => {
+            let start = span.start.min(span.end - 1);
+            diagnostic.with_label(LabeledSpan::underline(start..span.end))
         }
+        _ => diagnostic,
     };
     match &fault.hint {
         Some(hint) => diagnostic.with_help(hint),
@@ -183,10 +209,14 @@ fn diagnostic(fault: &Fault) -> MietteDiagnostic {
 fn error_json(error: &Error) -> Value {
     let faults = error.get_faults().map(|faults| {
         let list = faults.list.iter().map(|fault| {
-            let (line, column) = position(&faults.source.text, fault.span.start);
+            let (source, span) = faults.sources.locate(&fault.span).unzip();
+            let (line, column) = source
+                .zip(span.as_ref())
+                .map(|(source, span)| position(&source.text, span.start))
+                .unzip();
             json!({
-                "file": faults.source.name.as_ref(), "line": line, "column": column,
-                "start": fault.span.start, "end": fault.span.end,
+                "file": source.map(|source| source.name.as_ref()), "line": line, "column": column,
+                "start": span.as_ref().map(|span| span.start), "end": span.map(|span| span.end),
                 "message": fault.message, "hint": fault.hint,
             })
         });

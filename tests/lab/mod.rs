@@ -1,6 +1,14 @@
 //! A place for one test: a home of its own for imgbuild, a folder for recipes and images, and eyes on what is left.
 #![allow(dead_code)] // each test file uses a part
 
+pub mod clone;
+pub mod server;
+pub mod terminal;
+pub mod tls;
+pub mod tree;
+pub mod vendor;
+pub mod versions;
+
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -41,6 +49,16 @@ impl Image {
             Image::Tiny => "256M",
             Image::Debian => "1536M",
         }
+    }
+}
+
+/// The days since 1970: for what takes too long to be tested in all its kinds each time. A day that failed can be had again
+/// by its number.
+pub fn today() -> usize {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() / (24 * 60 * 60);
+    match std::env::var("IMGBUILD_TEST_DAY") {
+        Ok(day) => day.parse().unwrap(),
+        Err(_) => usize::try_from(now).unwrap(),
     }
 }
 
@@ -85,6 +103,24 @@ impl Ended {
             self.stderr.contains(text),
             "`{text}` is not in:\n{}",
             self.stderr
+        );
+        self
+    }
+
+    /// Asserts what went to stdout.
+    #[track_caller]
+    pub fn printing(self, text: &str) -> Self {
+        assert_eq!(self.stdout, text, "stderr:\n{}", self.stderr);
+        self
+    }
+
+    /// Asserts a part of what went to stdout.
+    #[track_caller]
+    pub fn printing_part(self, text: &str) -> Self {
+        let (stdout, stderr) = (&self.stdout, &self.stderr);
+        assert!(
+            stdout.contains(text),
+            "`{text}` is not in:\n{stdout}\nstderr:\n{stderr}"
         );
         self
     }
@@ -165,14 +201,60 @@ impl Lab {
         }
     }
 
-    pub fn artifact(&self, name: &str) -> PathBuf {
+    /// Where the newest version of an image is found.
+    pub fn link(&self, name: &str) -> PathBuf {
         self.path(&format!("out/{name}.qcow2"))
     }
 
+    /// The newest version of an image; what it would be found by, if there is none.
+    pub fn artifact(&self, name: &str) -> PathBuf {
+        let link = self.link(name);
+        link.canonicalize().unwrap_or(link)
+    }
+
     pub fn record(&self, name: &str) -> Value {
-        let text =
-            std::fs::read_to_string(self.path(&format!("out/{name}.qcow2.build.json"))).unwrap();
-        serde_json::from_str(&text).unwrap()
+        self.record_of(&format!("out/{name}.qcow2"))
+    }
+
+    /// The record beside the newest version of an image.
+    pub fn record_of(&self, image: &str) -> Value {
+        let newest = self.path(image).canonicalize().unwrap();
+        let record = format!("{}.build.json", newest.display());
+        serde_json::from_str(&std::fs::read_to_string(record).unwrap()).unwrap()
+    }
+
+    /// Whether an image has `text` anywhere on its disk, in a file or not.
+    pub fn holds(&self, name: &str, text: &str) -> bool {
+        let raw = self.path(&format!("{name}.raw"));
+        let convert = Command::new("qemu-img")
+            .args(["convert", "-f", "qcow2", "-O", "raw"])
+            .args([&self.artifact(name), &raw])
+            .status();
+        assert!(convert.unwrap().success());
+        let found = Command::new("grep")
+            .args(["-q", "-a", "-F", text])
+            .arg(&raw)
+            .status();
+        match found.unwrap().code() {
+            Some(0) => true,
+            Some(1) => false,
+            code => panic!("grep ended with {code:?}"),
+        }
+    }
+
+    /// After SIGKILL: waits until no build has its lock any more. What a build was about to start is killed with it, but may
+    /// hold the lock a moment longer.
+    pub fn until_dead(&self) {
+        let builds = std::fs::read_dir(self.home().join("state/builds"));
+        let locks = builds.into_iter().flatten().flatten();
+        for lock in locks.map(|build| build.path().join("lock")) {
+            let Ok(lock) = std::fs::File::open(lock) else {
+                continue;
+            };
+            while lock.try_lock().is_err() {
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        }
     }
 
     /// Looks from outside for anything that a build has left: processes, disks, unfinished images, journals, locks.
@@ -184,12 +266,18 @@ impl Lab {
             Vec::<PathBuf>::new(),
             "disks"
         );
+        for file in files(&self.home().join("cache/layers")) {
+            let layer = file.parent().unwrap();
+            let whole = layer.ends_with("layers") || layer.join("layer.json").exists();
+            assert!(whole, "a layer that is none: {}", file.display());
+        }
         let unfinished = |path: &PathBuf| path.to_string_lossy().ends_with(".partial");
         let output: Vec<_> = files(&self.path("out"))
             .into_iter()
             .filter(unfinished)
             .collect();
         assert_eq!(output, Vec::<PathBuf>::new(), "unfinished images");
+        assert_eq!(self.of_steps(), Vec::<PathBuf>::new(), "of steps");
         for path in files(&self.home().join("state")) {
             assert!(!path.ends_with("journal.jsonl"), "{}", path.display());
             let is_lock =
@@ -199,6 +287,21 @@ impl Lab {
                 assert!(file.try_lock().is_ok(), "{} is held", path.display());
             }
         }
+    }
+
+    /// What steps make on this machine while they are under way: folders that downloads arrive in, and what a person
+    /// needs to log in.
+    pub fn of_steps(&self) -> Vec<PathBuf> {
+        let of_step = |path: &PathBuf| {
+            let download = |part: &std::ffi::OsStr| {
+                let part = part.to_string_lossy();
+                part.starts_with(".imgbuild-") && part.ends_with(".partial")
+            };
+            path.iter().any(download) || path.ends_with("ssh-key") || path.ends_with("known_hosts")
+        };
+        let mut all = files_and_folders(self.folder.path());
+        all.retain(of_step);
+        all
     }
 
     /// Command lines of processes that work in this lab.
@@ -290,17 +393,24 @@ impl Watched {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut all = files_and_folders(folder);
+    all.retain(|path| !path.is_dir());
+    all
+}
+
+fn files_and_folders(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return vec![];
     };
     let paths = entries.flatten().map(|entry| entry.path());
     paths
         .flat_map(|path| {
-            if path.is_dir() {
-                files(&path)
-            } else {
-                vec![path]
-            }
+            // A link to a folder is no folder of the lab.
+            let within = match path.is_symlink() {
+                true => vec![],
+                false => files_and_folders(&path),
+            };
+            [path].into_iter().chain(within)
         })
         .collect()
 }

@@ -13,6 +13,16 @@ pub enum Chosen {
     Tcg,
 }
 
+impl Chosen {
+    /// QEMU's name of it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Chosen::Kvm => "kvm",
+            Chosen::Tcg => "tcg",
+        }
+    }
+}
+
 /// What this machine says about virtualisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {

@@ -23,6 +23,26 @@ pub struct Inputs<'i> {
     pub qmp_fd: i32,
     /// Inherited socket for the guest agent's channel.
     pub agent_fd: i32,
+    /// Wait for the content of the memory instead of booting.
+    pub waits_for_memory: bool,
+}
+
+/// What decides whether saved memory fits a machine: its command line without what is different for each one.
+pub fn hardware(spec: &Spec, accel: Chosen, ovmf: Option<&Ovmf>) -> String {
+    let place = Path::new("");
+    argv(&Inputs {
+        spec,
+        word: "",
+        accel,
+        ovmf: ovmf.map(|ovmf| (ovmf, place)),
+        disk: place,
+        seed: place,
+        console: place,
+        qmp_fd: 0,
+        agent_fd: 0,
+        waits_for_memory: false,
+    })
+    .join(" ")
 }
 
 /// The whole command line.
@@ -34,6 +54,11 @@ pub fn argv(inputs: &Inputs<'_>) -> Vec<String> {
         disk_args(inputs.disk, inputs.seed),
         network_args(inputs.spec.ssh_port),
         channel_args(inputs.console, inputs.qmp_fd, inputs.agent_fd),
+        words(if inputs.waits_for_memory {
+            "-S -incoming defer"
+        } else {
+            ""
+        }),
     ];
     parts.into_iter().flatten().collect()
 }
@@ -60,7 +85,8 @@ fn cpu_args(spec: &Spec, accel: Chosen) -> Vec<String> {
     };
     let memory = spec.memory >> 20;
     words(&format!(
-        "-accel {accel} -cpu {cpu} -smp {} -m {memory}M -device virtio-rng-pci -device pvpanic",
+        "-accel {accel} -cpu {cpu} -smp {} -m {memory}M -device virtio-rng-pci -device pvpanic \
+         -device virtio-balloon-pci,free-page-reporting=on",
         spec.cpus
     ))
 }
@@ -82,15 +108,7 @@ fn firmware_args(ovmf: Option<(&Ovmf, &Path)>) -> Vec<String> {
 }
 
 fn disk_args(disk: &Path, seed: &Path) -> Vec<String> {
-    // The overlay is thrown away when the host crashes, so the guest's flushes need not reach the host's disk: that
-    // is what makes a package manager's many syncs cheap.
-    let mut args = blockdev(json!({
-        "driver": "qcow2", "node-name": "disk", "discard": "unmap", "detect-zeroes": "unmap",
-        "cache": {"no-flush": true},
-        "file": {
-            "driver": "file", "filename": disk, "discard": "unmap", "cache": {"no-flush": true},
-        },
-    }));
+    let mut args = blockdev(disk_node("disk", disk));
     args.extend(blockdev(json!({
         "driver": "raw", "node-name": "seed", "read-only": true,
         "file": {"driver": "file", "filename": seed},
@@ -100,6 +118,18 @@ fn disk_args(disk: &Path, seed: &Path) -> Vec<String> {
         "-device virtio-blk-pci,drive=disk,bootindex=0 -device virtio-blk-pci,drive=seed",
     ));
     args
+}
+
+/// The node of a machine's own disk. The overlay is thrown away when the host crashes, so the guest's flushes need not
+/// reach the host's disk: that is what makes a package manager's many syncs cheap.
+pub fn disk_node(name: &str, disk: &Path) -> serde_json::Value {
+    json!({
+        "driver": "qcow2", "node-name": name, "discard": "unmap", "detect-zeroes": "unmap",
+        "cache": {"no-flush": true},
+        "file": {
+            "driver": "file", "filename": disk, "discard": "unmap", "cache": {"no-flush": true},
+        },
+    })
 }
 
 fn blockdev(node: serde_json::Value) -> Vec<String> {
@@ -176,6 +206,7 @@ mod tests {
             console: Path::new("/w/con,sole"),
             qmp_fd: 7,
             agent_fd: 8,
+            waits_for_memory: false,
         })
         .join(" ")
     }
@@ -214,6 +245,31 @@ mod tests {
         assert!(
             !line.contains("OVMF_VARS"),
             "the template must not be written to: {line}"
+        );
+    }
+
+    #[test]
+    fn the_hardware_is_what_the_guest_sees_and_not_where_its_files_are() {
+        let spec = |cpus, memory| Spec {
+            cpus,
+            memory,
+            firmware: Firmware::Bios,
+            accel: Accel::Auto,
+            ssh_port: 22,
+        };
+        let hardware = |cpus, mib: u64, accel| hardware(&spec(cpus, mib << 20), accel, None);
+        let first = hardware(2, 1024, Chosen::Tcg);
+        assert_eq!(hardware(2, 1024, Chosen::Tcg), first);
+        for other in [
+            hardware(3, 1024, Chosen::Tcg),
+            hardware(2, 1025, Chosen::Tcg),
+            hardware(2, 1024, Chosen::Kvm),
+        ] {
+            assert_ne!(other, first);
+        }
+        assert!(
+            !first.contains("/w/") && !first.contains("incoming"),
+            "{first}"
         );
     }
 }

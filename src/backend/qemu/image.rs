@@ -1,6 +1,7 @@
 //! What is done with disk images: overlays, and the flat image that ships. Formats are always said, never guessed:
 //! a guest can write a header into its disk that makes a guess dangerous.
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::argv;
@@ -26,13 +27,63 @@ pub async fn overlay(backing: &Backing, path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Writes the whole content of the qcow2 `from`, with everything beneath it, to `to`, and makes it durable.
-pub async fn flatten(from: &Path, to: &Resource, target: Target, run: &Run) -> Result<()> {
+/// As [`overlay`], of a disk that QEMU has open.
+pub(super) async fn overlay_of_open(backing: &Backing, path: &Path) -> Result<()> {
+    // Opening it a second time is refused, and not needed: its size is known.
+    let line = Program::new("qemu-img").args(argv::create_overlay(backing, path));
+    line.arg("-u").stdout().await?;
+    Ok(())
+}
+
+/// Makes these ranges of the qcow2 `disk` read as zeros, without touching what is beneath it.
+pub async fn zero(disk: &Path, ranges: &[Range<u64>]) -> Result<()> {
+    if ranges.is_empty() {
+        return Ok(());
+    }
+    let mut said = String::new();
+    // The disk is thrown away after the conversion, so nothing of it is synced.
+    let done = Program::new("qemu-io")
+        .args(["-f", "qcow2", "-t", "unsafe"])
+        .arg(disk)
+        .stdin(zero_commands(ranges))
+        .stream(|chunk| said.push_str(&String::from_utf8_lossy(chunk)))
+        .await;
+    // It tells on stdout what failed, among its prompts.
+    done.map_err(|error| match error.get_detail() {
+        Some(_) => error,
+        None => error.detail("what it said", said.replace("qemu-io> ", "").trim()),
+    })
+}
+
+/// QEMU refuses requests of 2 GiB and more.
+const MAX_REQUEST: u64 = 1 << 30;
+
+/// Commands of qemu-io that make whole clusters read as zeros without writing them.
+fn zero_commands(ranges: &[Range<u64>]) -> String {
+    let mut commands = String::new();
+    for range in ranges {
+        let mut at = range.start;
+        while at < range.end {
+            let len = MAX_REQUEST.min(range.end - at);
+            commands.push_str(&format!("write -q -z -u {at} {len}\n"));
+            at += len;
+        }
+    }
+    commands
+}
+
+/// Writes the whole content of `from`, with everything beneath it, to `to`, and makes it durable.
+pub async fn flatten(
+    (from, format): (&Path, Format),
+    to: &Resource,
+    target: Target,
+    run: &Run,
+) -> Result<()> {
     let Resource::File { path } = to else {
         return Err(Error::new(format!("converting an image to {to}")));
     };
     let mut program = Program::new("qemu-img")
-        .args(["convert", "-p", "-W", "-f", "qcow2", "-O"])
+        .args(["convert", "-p", "-W", "-f", format.name(), "-O"])
         .arg(target.format.name());
     if target.zstd {
         program = program.args(["-c", "-o", "compression_type=zstd"]);
@@ -128,5 +179,31 @@ mod tests {
         line.arg(&disk).arg(&flat).stdout().await.unwrap();
         let bytes = std::fs::read(flat).unwrap();
         assert_eq!((bytes.len(), bytes[0], bytes[1 << 20]), (2 << 20, 7, 0));
+    }
+
+    #[test]
+    fn requests_stay_below_what_qemu_takes() {
+        let commands = zero_commands(&[4096..8192, 1 << 20..(5 << 29) + (1 << 20)]);
+        let expected = "write -q -z -u 4096 4096
+write -q -z -u 1048576 1073741824
+write -q -z -u 1074790400 1073741824
+write -q -z -u 2148532224 536870912
+";
+        assert_eq!(commands, expected);
+    }
+
+    #[tokio::test]
+    async fn a_range_that_cannot_be_zeroed_is_an_error_with_what_qemu_said() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = folder.path().join("disk");
+        let create = Program::new("qemu-img").args(["create", "-q", "-f", "qcow2"]);
+        create.arg(&disk).arg("1M").stdout().await.unwrap();
+        zero(&disk, &[0..4096, 8192..1 << 20]).await.unwrap();
+        let error = zero(&disk, &[0..4096, 1 << 30..(1 << 30) + 4096, 8192..12288]);
+        let error = error.await.unwrap_err();
+        assert_eq!(
+            error.get_detail().unwrap().text,
+            "write failed: Input/output error"
+        );
     }
 }

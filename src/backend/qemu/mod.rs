@@ -2,23 +2,28 @@
 
 pub mod accel;
 mod argv;
+mod cut;
 pub mod firmware;
 pub mod image;
+mod memory;
 mod qmp;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use serde_json::json;
 
 use super::{Backing, Firmware, Spec};
 use crate::error::{Context, Error, Kind, Result};
-use crate::proc::{Process, Program};
+use crate::proc::{self, Process, Program};
 use crate::run::{Resource, Run};
 use accel::Chosen;
+pub use cut::{Cut, memory_key};
+pub use memory::Saved;
 use qmp::{Event, Qmp};
 
 /// How much of the console and of QEMU's own messages an error shows.
@@ -32,7 +37,12 @@ pub struct Machine {
     /// Held so that the guest agent's channel stays open.
     _agent: StdUnixStream,
     ssh: SocketAddr,
+    /// What it writes to now.
     disk: PathBuf,
+    /// How often it was cut.
+    cuts: u32,
+    /// UEFI's.
+    variables: Option<PathBuf>,
     logs: Logs,
 }
 
@@ -48,24 +58,30 @@ pub struct Start<'s> {
     pub role: &'s str,
     pub spec: &'s Spec,
     pub backing: &'s Backing,
+    /// Where its disk, an overlay of the backing, is made.
+    pub disk: &'s Path,
     pub seed: &'s [u8],
+    /// UEFI's variables to begin with (in a copy); the firmware's own if not given.
+    pub variables: Option<&'s Path>,
+    /// RAM to go on with instead of booting. It must have been saved with this very backing, seed and hardware
+    /// ([`memory_key`]): QEMU does not notice all that does not fit.
+    pub memory: Option<(&'s Path, &'s Saved)>,
     pub accel: Chosen,
     /// Let it live on when imgbuild ends (`--on-error keep`).
     pub outlives_us: bool,
 }
 
 impl Machine {
-    /// Starts a machine on a fresh overlay. Everything it needs on disk goes below `folder`, which the caller guards.
+    /// Starts a machine on a fresh overlay. What it needs on disk besides goes below `folder`, which the caller guards.
     pub async fn start(start: Start<'_>, folder: &Path, run: &Run) -> Result<Self> {
         let folder = folder.join(start.role);
         std::fs::create_dir_all(&folder).doing(|| format!("creating {}", folder.display()))?;
-        let disk = folder.join("disk.qcow2");
-        image::overlay(start.backing, &disk).await?;
+        image::overlay(start.backing, start.disk).await?;
         let seed = folder.join("seed.img");
         std::fs::write(&seed, start.seed).doing(|| format!("writing {}", seed.display()))?;
         let ovmf = match start.spec.firmware {
             Firmware::Bios => None,
-            Firmware::Uefi => Some(copy_variables(&folder)?),
+            Firmware::Uefi => Some(copy_variables(start.variables, &folder)?),
         };
         let logs = Logs {
             console: run.folder.join(format!("console-{}.log", start.role)),
@@ -79,22 +95,27 @@ impl Machine {
             word: &word,
             accel: start.accel,
             ovmf: ovmf.as_ref().map(|(ovmf, vars)| (ovmf, vars.as_path())),
-            disk: &disk,
+            disk: start.disk,
             seed: &seed,
             console: &logs.console,
             qmp_fd: qmp_theirs.as_raw_fd(),
             agent_fd: agent_theirs.as_raw_fd(),
+            waits_for_memory: start.memory.is_some(),
         });
         let guard = run.guard(Resource::Process { word })?;
-        let process = Program::new("qemu-system-x86_64")
+        let mut process = Program::new("qemu-system-x86_64")
             .args(args)
             .inherit(qmp_theirs)
             .inherit(agent_theirs)
             .outlives_us(start.outlives_us)
             .spawn(run.open_log(&format!("qemu-{}.log", start.role))?)?;
-        let (qmp, ssh) = match hello(qmp).await {
+        let (qmp, ssh) = match hello(qmp, start.memory).await {
             Ok(ready) => ready,
-            Err(error) => return Err(did_not_start(error, &logs)),
+            Err(error) => {
+                // One that outlives us is not ended by being dropped.
+                let status = process.kill().await?;
+                return Err(did_not_start(error, status, &logs));
+            }
         };
         Ok(Machine {
             process,
@@ -102,7 +123,9 @@ impl Machine {
             qmp,
             _agent: agent,
             ssh,
-            disk,
+            disk: start.disk.to_owned(),
+            cuts: 0,
+            variables: ovmf.map(|(_, variables)| variables),
             logs,
         })
     }
@@ -142,12 +165,14 @@ impl Machine {
                     }
                 }
                 Err(_) => {
-                    let status = self.process.wait().await;
-                    let how =
-                        status.map_or_else(|error| error.to_string(), |status| status.to_string());
-                    return Error::new("running the machine")
-                        .cause(format!("QEMU ended unexpectedly ({how})"))
+                    let error = Error::new("running the machine")
                         .detail("QEMU's last messages", tail(&self.logs.qemu));
+                    return match self.process.wait().await {
+                        Ok(status) => error
+                            .cause(format!("QEMU ended unexpectedly ({status})"))
+                            .kind(ended_as(status)),
+                        Err(unknown) => error.cause(unknown),
+                    };
                 }
             }
         }
@@ -235,19 +260,27 @@ fn socket_pair() -> Result<(StdUnixStream, OwnedFd)> {
     Ok((ours, theirs.into()))
 }
 
-fn copy_variables(folder: &Path) -> Result<(firmware::Ovmf, PathBuf)> {
+fn copy_variables(from: Option<&Path>, folder: &Path) -> Result<(firmware::Ovmf, PathBuf)> {
     let ovmf = firmware::find()?;
     let copy = folder.join("variables.fd");
-    std::fs::copy(&ovmf.variables, &copy)
-        .doing(|| format!("copying {}", ovmf.variables.display()))?;
+    let from = from.unwrap_or(&ovmf.variables);
+    std::fs::copy(from, &copy).doing(|| format!("copying {}", from.display()))?;
     Ok((ovmf, copy))
 }
 
-async fn hello(socket: StdUnixStream) -> Result<(Qmp, SocketAddr)> {
+/// Makes QEMU's acquaintance, fills its memory and lets it go on if it waits for that, and finds the SSH port.
+async fn hello(
+    socket: StdUnixStream,
+    memory: Option<(&Path, &Saved)>,
+) -> Result<(Qmp, SocketAddr)> {
     let doing = || "opening QEMU's control socket";
     socket.set_nonblocking(true).doing(doing)?;
     let socket = tokio::net::UnixStream::from_std(socket).doing(doing)?;
     let mut qmp = Qmp::open(socket).await?;
+    if let Some((path, saved)) = memory {
+        memory::restore(&mut qmp, path, saved).await?;
+        qmp.execute("cont", json!({})).await?;
+    }
     let question = json!({"command-line": "info usernet"});
     let answer = qmp.execute("human-monitor-command", question).await?;
     let port = qmp::forwarded_port(answer.as_str().unwrap_or_default()).ok_or_else(|| {
@@ -256,10 +289,18 @@ async fn hello(socket: StdUnixStream) -> Result<(Qmp, SocketAddr)> {
     Ok((qmp, SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
 }
 
-fn did_not_start(error: Error, logs: &Logs) -> Error {
+/// What to make of QEMU's end when nobody asked for it.
+fn ended_as(status: ExitStatus) -> Kind {
+    match proc::crashed(status) {
+        true => Kind::Crash,
+        false => Kind::Operation,
+    }
+}
+
+fn did_not_start(error: Error, status: ExitStatus, logs: &Logs) -> Error {
     Error::new("starting the machine")
         .cause(error)
-        .kind(Kind::Operation)
+        .kind(ended_as(status))
         .detail("QEMU's last messages", tail(&logs.qemu))
         .hint("`imgbuild doctor` checks this machine's QEMU")
 }

@@ -1,9 +1,13 @@
 //! QMP: QEMU's own control protocol, over a socket that only QEMU and we hold.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest, Lines};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
@@ -47,6 +51,34 @@ impl Qmp {
         line.push('\n');
         let written = self.writer.write_all(line.as_bytes()).await;
         written.map_err(|error| doing().cause(error))?;
+        self.answer(command).await
+    }
+
+    /// Gives QEMU a descriptor under a name that other commands take.
+    pub async fn hand_over(&mut self, name: &str, fd: OwnedFd) -> Result<()> {
+        let command = "getfd";
+        let mut line = json!({"execute": command, "arguments": {"fdname": name}}).to_string();
+        line.push('\n');
+        let stream: &UnixStream = self.writer.as_ref();
+        let send = || {
+            let fds = [fd.as_fd()];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            ancillary.push(SendAncillaryMessage::ScmRights(&fds));
+            let data = [IoSlice::new(line.as_bytes())];
+            let sent = rustix::net::sendmsg(stream, &data, &mut ancillary, SendFlags::empty())?;
+            Ok(sent)
+        };
+        let sent = stream.async_io(Interest::WRITABLE, send).await;
+        let sent = sent.map_err(|error| Error::new("handing a file over to QEMU").cause(error))?;
+        // The descriptor goes with the first byte.
+        let rest = self.writer.write_all(&line.as_bytes()[sent..]).await;
+        rest.map_err(|error| Error::new("handing a file over to QEMU").cause(error))?;
+        self.answer(command).await.map(drop)
+    }
+
+    async fn answer(&mut self, command: &str) -> Result<Value> {
+        let doing = || Error::new(format!("asking QEMU to {command}"));
         loop {
             let message = self.receive().await?;
             if let Some(result) = message.get("return") {
@@ -69,6 +101,25 @@ impl Qmp {
             let message = self.receive().await?;
             self.events.extend(event(&message));
         }
+    }
+
+    /// The next event of this name; others stay for [`Qmp::event`].
+    pub async fn event_called(&mut self, name: &str) -> Result<Event> {
+        loop {
+            if let Some(at) = self.events.iter().position(|event| event.name == name) {
+                return self
+                    .events
+                    .remove(at)
+                    .ok_or_else(|| Error::new("talking to QEMU"));
+            }
+            let message = self.receive().await?;
+            self.events.extend(event(&message));
+        }
+    }
+
+    /// Drops the events of this name that nobody has asked for.
+    pub fn forget(&mut self, name: &str) {
+        self.events.retain(|event| event.name != name);
     }
 
     async fn receive(&mut self) -> Result<Value> {
@@ -116,6 +167,11 @@ mod tests {
             "asking QEMU to device_del: no such device"
         );
         assert_eq!(qmp.event().await.unwrap().name, "STOP");
+        let more = "{\"event\":\"A\"}\n{\"event\":\"B\"}\n{\"event\":\"C\"}\n";
+        theirs.write_all(more.as_bytes()).await.unwrap();
+        assert_eq!(qmp.event_called("C").await.unwrap().name, "C");
+        qmp.forget("A");
+        assert_eq!(qmp.event().await.unwrap().name, "B");
         drop(theirs);
         qmp.event().await.unwrap_err();
     }

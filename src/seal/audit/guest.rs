@@ -7,9 +7,8 @@ use std::collections::VecDeque;
 
 use ext4_view::{Ext4, Ext4Error, FileType, Metadata};
 
-use super::disk::Slice;
-use super::disk::number::{le16, le32};
 use super::pattern::{matches, split};
+use crate::disk::{Slice, Superblock};
 use crate::error::{Error, Result};
 
 const MAX_LINKS: usize = 40;
@@ -28,13 +27,13 @@ pub(super) struct FileSystem {
 }
 
 /// The root file system and what `/etc/fstab` mounts into it.
-pub(super) struct Guest {
+pub struct Guest {
     /// Mount points without a trailing slash (the root is empty), longest first.
     mounts: Vec<(Vec<u8>, Ext4)>,
 }
 
 /// One entry of a directory.
-pub(super) struct Entry {
+pub struct Entry {
     pub name: Vec<u8>,
     pub kind: FileType,
     inner: ext4_view::DirEntry,
@@ -42,7 +41,7 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Owner, size and mode.
-    pub(super) fn metadata(&self) -> Result<Metadata> {
+    pub fn metadata(&self) -> Result<Metadata> {
         self.inner
             .metadata()
             .map_err(|error| unreadable(self.inner.path().as_ref(), &error))
@@ -67,25 +66,8 @@ impl<T: ToString> From<T> for Refused {
 
 /// Opens an ext2/3/4 file system.
 pub(super) fn open(slice: &Slice) -> Result<FileSystem, Refused> {
-    let block = slice.read_up_to(1024, 1024)?;
-    let field = |at| le32(&block, at).ok_or("its superblock is truncated");
-    let short = |at| le16(&block, at).ok_or("its superblock is truncated");
     // ext4-view makes room for all group descriptors before it reads any.
-    let groups = field(4)? / field(0x20)?.max(1);
-    let log_size = field(0x18)?;
-    if groups > 1 << 20 || log_size > 6 || short(0x58)? < 128 {
-        return Err("its superblock holds impossible numbers".into());
-    }
-    if (u64::from(field(4)?) << (10 + log_size)) > slice.len {
-        return Err("it is larger than its partition: the image is truncated".into());
-    }
-    let dirty = if field(0x60)? & 4 != 0 {
-        Some("was not unmounted: its journal has not been replayed")
-    } else if short(0x3a)? & 3 != 1 {
-        Some("is not marked clean: it was not unmounted, or has errors")
-    } else {
-        None
-    };
+    let dirty = Superblock::read(slice)?.dirty();
     match (Ext4::load(Box::new(slice.clone())), dirty) {
         (Ok(fs), dirty) => Ok(FileSystem { fs, dirty }),
         (Err(_), Some(dirty)) => Err(Refused::Dirty(dirty)),
@@ -208,12 +190,12 @@ impl Guest {
     }
 
     /// What is at `path`, not following a link there.
-    pub(super) fn metadata(&self, path: &[u8]) -> Result<Option<Metadata>> {
+    pub fn metadata(&self, path: &[u8]) -> Result<Option<Metadata>> {
         Ok(self.resolve(path, false)?.map(|(_, metadata)| metadata))
     }
 
     /// Up to `limit` bytes of the regular file that `path` leads to; `None` if there is none.
-    pub(super) fn read(&self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>> {
+    pub fn read(&self, path: &[u8], limit: usize) -> Result<Option<Vec<u8>>> {
         let Some((path, metadata)) = self.resolve(path, true)? else {
             return Ok(None);
         };
@@ -241,6 +223,21 @@ impl Guest {
         }
         data.truncate(filled);
         Ok(Some(data))
+    }
+
+    /// Where the link at `path` leads; `None` if there is none.
+    pub fn link(&self, path: &[u8]) -> Result<Option<Vec<u8>>> {
+        let found = self.resolve(path, false)?;
+        let short = found.filter(|(_, found)| found.is_symlink() && found.len() <= MAX_PATH as u64);
+        let Some((path, _)) = short else {
+            return Ok(None);
+        };
+        let (fs, inner) = self.locate(&path);
+        let Ok(inner) = ext4_view::Path::try_from(inner.as_slice()) else {
+            return Ok(None);
+        };
+        let target = optional(&path, fs.read_link(inner))?;
+        Ok(target.map(|target| target.as_ref().to_vec()))
     }
 
     /// The entries of the directory that `path` leads to, without `.` and `..`; none if there is no such directory.
@@ -287,7 +284,7 @@ impl Guest {
     }
 
     /// The paths that match a pattern of [`crate::seal::rules`].
-    pub(super) fn glob(&self, pattern: &str) -> Result<Vec<Vec<u8>>> {
+    pub fn glob(&self, pattern: &str) -> Result<Vec<Vec<u8>>> {
         let mut found = vec![vec![]];
         for part in split(pattern.as_bytes()) {
             let mut next = vec![];
@@ -316,7 +313,7 @@ impl Guest {
     }
 
     /// Visits everything below `dir`, links not followed, mount points once. Returns how many entries it saw.
-    pub(super) fn walk(
+    pub fn walk(
         &self,
         dir: &[u8],
         visit: &mut dyn FnMut(&[u8], &Entry) -> Result<()>,

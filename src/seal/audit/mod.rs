@@ -1,32 +1,25 @@
 //! The audit of a sealed disk image: offline, in process, without root, and without trust in what the guest left there.
 
 mod checks;
-mod disk;
 mod guest;
-mod partitions;
 mod pattern;
-mod qcow2;
 mod report;
 #[cfg(test)]
 mod tests;
 mod traces;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use checks::Findings;
-use disk::Disk;
 use ext4_view::Ext4;
-use guest::{Guest, Refused};
-use partitions::{Content, Part};
+pub use guest::Guest;
+use guest::Refused;
 pub use report::{Finding, Report, Subject, Unread};
 
 use super::{Evidence, Item, Plan};
+use crate::disk::{self, Content, Disk, Part};
 use crate::error::{Error, Result};
 use crate::source::Format;
-
-/// An audit takes a fraction of a second. One that takes this long is fed with an endless file system.
-const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Checks that `image` keeps what [`super::script`] promised for `plan`, and that nothing of the build is left in it.
 ///
@@ -37,31 +30,12 @@ pub async fn audit(
     plan: &Plan,
     evidence: &Evidence,
 ) -> Result<Report> {
-    let (sender, receiver) = tokio::sync::oneshot::channel();
     let (path, plan, evidence) = (image.to_owned(), plan.clone(), evidence.clone());
-    // A thread of its own, not one of the runtime's: should a crafted image keep it busy, nothing waits for it.
-    std::thread::Builder::new()
-        .name("audit".into())
-        .spawn(move || {
-            let result = Disk::open(&path, format, Instant::now() + DEADLINE)
-                .and_then(|disk| inspect(&disk, &plan, &evidence));
-            // Nobody listens any more after a timeout or a cancellation.
-            let _ = sender.send(result);
-        })
-        .map_err(|error| Error::new("starting the audit").cause(error))?;
-    let failed = |cause: &str| {
-        Err(
-            Error::new(format!("auditing the sealed image {}", image.display()))
-                .cause(cause)
-                .hint("the image may be damaged; build it again"),
-        )
-    };
-    match tokio::time::timeout(DEADLINE + Duration::from_secs(5), receiver).await {
-        Ok(Ok(result)) => result,
-        // The sender is gone without a word: the thread panicked in a library.
-        Ok(Err(_)) => failed("its file system cannot be understood"),
-        Err(_) => failed("reading its file system takes far too long"),
-    }
+    let doing = format!("auditing the sealed image {}", image.display());
+    disk::read_apart("audit", doing, move |deadline| {
+        inspect(&Disk::open(&path, format, deadline)?, &plan, &evidence)
+    })
+    .await
 }
 
 /// A file system that could be opened.
@@ -78,14 +52,14 @@ fn inspect(disk: &Disk, plan: &Plan, evidence: &Evidence) -> Result<Report> {
     let mut unread = vec![];
     let mut opened = vec![];
     let mut recognised = false;
-    for part in partitions::partitions(disk).map_err(failed)? {
+    for part in disk::partitions(disk).map_err(failed)? {
         let mut cannot_read = |kind: String| {
             unread.push(Unread {
                 partition: part.name.clone(),
                 kind,
             });
         };
-        let content = partitions::content(&part).map_err(failed)?;
+        let content = disk::content(&part).map_err(failed)?;
         recognised |= !matches!(content, Content::Nothing | Content::Other("unknown"));
         match content {
             Content::Nothing => {}
@@ -148,6 +122,39 @@ fn inspect(disk: &Disk, plan: &Plan, evidence: &Evidence) -> Result<Report> {
     report.checks = findings.checks;
     report.findings = findings.list;
     Ok(report)
+}
+
+/// The guest's tree of files on a disk, if there is a root file system that can be read; and what could not be.
+pub fn guest(disk: &Disk) -> Result<(Option<Guest>, Vec<Unread>)> {
+    let failed = |error: std::io::Error| Error::new("reading the image's partitions").cause(error);
+    let mut unread = vec![];
+    let mut opened = vec![];
+    for part in disk::partitions(disk).map_err(failed)? {
+        let kind = match disk::content(&part).map_err(failed)? {
+            Content::Nothing => continue,
+            Content::Other(kind) => kind.to_owned(),
+            Content::Ext => match guest::open(&part.slice) {
+                Ok(found) => {
+                    opened.push(Opened {
+                        part,
+                        fs: found.fs,
+                        dirty: found.dirty,
+                    });
+                    continue;
+                }
+                Err(Refused::Unsupported(cause) | Refused::Damaged(cause)) => {
+                    format!("ext4 ({cause})")
+                }
+                Err(Refused::Dirty(_)) => "ext4 (not clean)".into(),
+            },
+        };
+        unread.push(Unread {
+            partition: part.name,
+            kind,
+        });
+    }
+    let root = assemble(opened, &mut unread)?;
+    Ok((root.map(|(_, guest)| guest), unread))
 }
 
 /// Makes the checks that look at files.

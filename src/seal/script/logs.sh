@@ -6,6 +6,7 @@ fi
 pid=
 [ -r /run/auditd.pid ] && read -r pid </run/auditd.pid
 [ -n "$pid" ] && kill "$pid" 2>/dev/null
+wait
 if [ -d /var/log ]; then
     # Programs may rely on their file's owner and mode: a current log is emptied, not deleted. busybox's find cannot
     # do two kinds of `-exec … +`, so telling them apart is left to the shell; what remains in "$@" is rotated.

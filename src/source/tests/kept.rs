@@ -114,12 +114,12 @@ async fn removing_takes_a_prefix_that_must_be_unambiguous() {
     other.replace_range(63.., if sha256.ends_with('0') { "1" } else { "0" });
     std::fs::create_dir(world.dirs.images().join(format!("sha256-{other}"))).unwrap();
     for (prefix, said) in [
-        (&sha256[..8], "2 images begin so"),
+        (&sha256[..8], "2 digests begin so"),
         ("", "not the beginning"),
         ("../..", "not the beginning"),
         (
             if sha256.starts_with('0') { "1" } else { "0" },
-            "no such image",
+            "nothing like that",
         ),
     ] {
         let error = remove(&world.dirs, prefix).unwrap_err();

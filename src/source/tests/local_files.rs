@@ -12,7 +12,7 @@ fn at(path: &std::path::Path, verify: Option<Verify>) -> Spec {
 async fn settle(path: &std::path::Path) {
     let changed = || {
         let metadata = std::fs::metadata(path).unwrap();
-        super::super::stamp::Stamp::of(&metadata).is_settled()
+        crate::store::Stamp::of(&metadata).is_settled()
     };
     while !changed() {
         tokio::time::sleep(Duration::from_millis(50)).await;

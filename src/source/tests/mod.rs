@@ -3,6 +3,7 @@
 mod compressed;
 mod distributions;
 mod downloads;
+mod files;
 mod kept;
 mod keys;
 mod local_files;
@@ -112,7 +113,7 @@ impl World {
 
     /// The names in the cache that take space: entries, downloads, work in progress.
     fn left(&self) -> Vec<String> {
-        let notes = ["resolved", "files", "index"];
+        let notes = ["resolved", "files", "index", "origin"];
         let items = std::fs::read_dir(self.dirs.images()).into_iter().flatten();
         let names = items.map(|item| item.unwrap().file_name().into_string().unwrap());
         let mut names: Vec<_> = names
@@ -184,7 +185,7 @@ fn sha512(content: &[u8]) -> String {
 /// Puts another content in a file's place. Within one tick of the kernel's clock the file's times would not tell.
 fn replace(path: &std::path::Path, content: &[u8]) {
     use std::os::unix::fs::PermissionsExt;
-    let stamp = || stamp::Stamp::of(&std::fs::metadata(path).unwrap());
+    let stamp = || crate::store::Stamp::of(&std::fs::metadata(path).unwrap());
     let before = stamp();
     std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
     while stamp() == before {

@@ -1,13 +1,13 @@
 //! A sealed guest as a directory, and the images made of it.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, symlink};
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
+pub use crate::disk::tests::fixture::{debugfs, disk, place, run};
 use crate::error::Result;
 use crate::seal::audit::{Finding, Report, Subject, audit};
 use crate::seal::{Evidence, Item, Plan};
@@ -18,19 +18,6 @@ pub const CLIENT_KEY: &str =
 pub const HOST_KEY: &str =
     "AAAAC3NzaC1lZDI1NTE5AAAAIHostHostHostHostHostHostHostHostHostHostHostHo";
 pub const INSTANCE: &str = "i-0123456789ab";
-
-/// Runs a program that these tests require.
-pub fn run(program: &str, args: &[&str]) {
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
-    let out = Command::new(program)
-        .args(args)
-        .env("PATH", path)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{program} is needed: {error}"));
-    let said = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "{program} {args:?}: {said}");
-}
 
 pub fn plan(keep: &[Item]) -> Plan {
     Plan {
@@ -173,27 +160,4 @@ impl Tree {
         run("qemu-img", &args);
         image
     }
-}
-
-/// Runs a command of debugfs on an image.
-pub fn debugfs(image: &Path, command: &str) {
-    run("debugfs", &["-w", "-R", command, image.to_str().unwrap()]);
-}
-
-/// An empty disk of this many MiB with the partitions of an sfdisk script.
-pub fn disk(dir: &TempDir, mib: u64, script: &str) -> PathBuf {
-    let image = dir.path().join("whole.raw");
-    File::create(&image).unwrap().set_len(mib << 20).unwrap();
-    let command = format!(
-        "PATH=$PATH:/usr/sbin:/sbin; printf '{script}' | sfdisk -q {}",
-        image.display()
-    );
-    run("sh", &["-c", &command]);
-    image
-}
-
-/// Puts `content` into a disk at an offset in MiB.
-pub fn place(disk: &Path, mib: u64, content: &[u8]) {
-    let file = File::options().write(true).open(disk).unwrap();
-    file.write_all_at(content, mib << 20).unwrap();
 }

@@ -1,0 +1,100 @@
+//! `imgbuild template promote`, `rollback`, `revoke` and `restore`.
+
+use serde_json::json;
+
+use super::{Scope, names, value, values};
+use crate::error::{Error, Kind, Result};
+use crate::store::Registry;
+use crate::store::registry::{self, Reference, Wanted};
+use crate::ui::Screen;
+
+pub fn promote(
+    registry: &mut Registry,
+    reference: &Reference,
+    channel: &str,
+    screen: Screen,
+) -> Result<()> {
+    let promoted = registry.promote(reference, channel)?;
+    let (image, name) = (&promoted.version.image, promoted.version.name());
+    let was = match promoted.previous {
+        _ if promoted.same => " already".to_owned(),
+        Some(number) => format!(" (was {image}@{number})"),
+        None => String::new(),
+    };
+    screen.result(
+        &format!("{image}@{channel} is {name}{was}\n"),
+        &json!({
+            "event": "result", "channel": channel, "version": value(&promoted.version),
+            "previous": promoted.previous, "changed": !promoted.same,
+        }),
+    );
+    Ok(())
+}
+
+pub fn roll_back(
+    registry: &mut Registry,
+    (image, channel): (&str, &str),
+    to: Option<&Wanted>,
+    screen: Screen,
+) -> Result<()> {
+    let back = registry.roll_back(image, channel, to)?;
+    for skipped in &back.skipped {
+        screen.note(&format!("passed over {skipped}"));
+    }
+    let was = back
+        .previous
+        .map(|number| format!(" (was {image}@{number})"));
+    screen.result(
+        &format!(
+            "{image}@{channel} is {}{}\n",
+            back.version.name(),
+            was.unwrap_or_default()
+        ),
+        &json!({
+            "event": "result", "channel": channel, "version": value(&back.version),
+            "previous": back.previous, "changed": true,
+        }),
+    );
+    Ok(())
+}
+
+/// Revokes for a reason, or undoes that without one.
+pub fn revoke(
+    registry: &mut Registry,
+    scope: &Scope,
+    reason: Option<&String>,
+    screen: Screen,
+) -> Result<()> {
+    if scope.since.is_some() && scope.reference.wanted != Wanted::Newest {
+        return Err(Error::new("choosing versions")
+            .kind(Kind::Usage)
+            .cause("--since is about all versions of an image")
+            .hint(format!("write `{}`", scope.reference.image)));
+    }
+    let meant = registry::Scope {
+        reference: &scope.reference,
+        since: scope.since,
+        descendants: scope.descendants,
+    };
+    let (versions, done) = match reason {
+        Some(reason) => (registry.revoke(&meant, reason)?, "revoked"),
+        None => (registry.restore(&meant)?, "restored"),
+    };
+    let text = match versions.is_empty() {
+        true => format!("nothing to be {done}\n"),
+        false => format!("{done} {}\n", names(&versions)),
+    };
+    screen.result(&text, &json!({"event": "result", done: values(&versions)}));
+    if reason.is_some() {
+        for version in &versions {
+            for channel in &version.channels {
+                let image = &version.image;
+                screen.note(&format!(
+                    "{image}@{channel} still points to {}; `imgbuild template rollback {image}@{channel}` goes back",
+                    version.name()
+                ));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! Disks made on the fly by e2fsprogs, sfdisk and qemu-img, which these tests require.
+
+mod chains;
+pub(crate) mod fixture;
+mod refused;
+mod zeroed;

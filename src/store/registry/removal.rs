@@ -1,0 +1,219 @@
+//! Removing versions: which may go, and how they go so that a crash leaves nothing half-removed that nobody knows of.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::history::{Action, Event, record};
+use super::versions::select;
+use super::{Asked, Reference, Registry, State, Version};
+use crate::error::{Context, Error, Kind, Result};
+use crate::store::open_files::OpenFiles;
+use crate::store::{Lock, artifact};
+
+/// What still needs a version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Use {
+    /// A channel points to it.
+    Channel(String),
+    /// Another version is built on it, or is being built.
+    Version(String),
+    /// Somebody has its file open: a machine, a tool.
+    Open(String),
+}
+
+impl fmt::Display for Use {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Use::Channel(name) => write!(f, "the channel {name} points to it"),
+            Use::Version(name) => write!(f, "{name} is built on it"),
+            Use::Open(who) => write!(f, "its file is open in {who}"),
+        }
+    }
+}
+
+/// What pruning did, or would do.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    pub removed: Vec<Version>,
+    /// Those that are old enough to go but are needed, and what for.
+    pub needed: Vec<(Version, Vec<Use>)>,
+    /// Those that are to go but could not be removed, and why; the next command tries again.
+    pub left: Vec<(Version, Error)>,
+}
+
+impl Registry {
+    /// Removes all but the newest `keep` versions of one image, or of each; never one that is needed. With `dry_run`, only
+    /// tells.
+    pub fn prune(&mut self, image: Option<&str>, keep: usize, dry_run: bool) -> Result<Pruned> {
+        let doing = || "choosing what to remove".to_owned();
+        if let Some(image) = image {
+            self.list(Some(image))?;
+        }
+        let open = OpenFiles::now()?;
+        let tx = self.begin()?;
+        let ready = match image {
+            None => select(&tx, "v.state = 'ready'", [])?,
+            Some(image) => select(&tx, "v.state = 'ready' AND i.name = ?1", [image])?,
+        };
+        let children = children(&tx)?;
+        let mut pruned = Pruned::default();
+        for version in old(ready, keep) {
+            let uses = uses(&version, &open, &children);
+            match uses.is_empty() {
+                true => pruned.removed.push(version),
+                false => pruned.needed.push((version, uses)),
+            }
+        }
+        if dry_run || pruned.removed.is_empty() {
+            return Ok(pruned);
+        }
+        for version in &pruned.removed {
+            condemn(&tx, version)?;
+        }
+        tx.commit().asked(doing)?;
+        for version in std::mem::take(&mut pruned.removed) {
+            match self.finish_removal(&version) {
+                Ok(()) => pruned.removed.push(version),
+                Err(error) => pruned.left.push((version, error)),
+            }
+        }
+        Ok(pruned)
+    }
+
+    /// Removes one version.
+    ///
+    /// Errors: something needs it ([`Kind::Conflict`]).
+    pub fn remove(&mut self, reference: &Reference) -> Result<Version> {
+        let version = self.find(reference)?;
+        let doing = || format!("removing {}", version.name());
+        let open = OpenFiles::now()?;
+        let tx = self.begin()?;
+        let uses = uses(&version, &open, &children(&tx)?);
+        if !uses.is_empty() {
+            let uses: Vec<String> = uses.iter().map(ToString::to_string).collect();
+            return Err(Error::new(doing())
+                .kind(Kind::Conflict)
+                .cause(uses.join("; "))
+                .hint("what is needed is not removed; `imgbuild template show` tells by whom"));
+        }
+        condemn(&tx, &version)?;
+        tx.commit().asked(doing)?;
+        self.finish_removal(&version)?;
+        Ok(version)
+    }
+
+    /// Removes the files of a version that is to go, then its row. Done again from the beginning if it was cut off.
+    pub(super) fn finish_removal(&mut self, version: &Version) -> Result<()> {
+        let doing = || format!("removing {}", version.name());
+        self.relink_without(version)?;
+        // Somebody may have opened it since that was decided.
+        if let Some(who) = OpenFiles::now()?.holder(&version.path) {
+            return Err(Error::new(doing())
+                .kind(Kind::Conflict)
+                .cause(Use::Open(who))
+                .hint("it is removed by the next command after that"));
+        }
+        // The image first: there is never an image without a record.
+        for path in artifact::files(&version.path) {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).doing(|| format!("removing {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        if let Some(folder) = version.path.parent().filter(|folder| folder.exists()) {
+            crate::store::sync_folder(folder).doing(doing)?;
+        }
+        let text = "DELETE FROM version WHERE id = ?1 AND state = 'removing'";
+        self.db.execute(text, [version.id]).map(drop).asked(doing)
+    }
+
+    /// Makes the link that points to a version that is to go point to the newest that stays, or removes it.
+    fn relink_without(&self, version: &Version) -> Result<()> {
+        if artifact::current(&version.link) != version.path {
+            return Ok(());
+        }
+        let lock = artifact::lock_path(&self.dirs, &version.link);
+        let Some(_lock) = Lock::try_acquire(&lock)? else {
+            return Err(Error::new(format!("removing {}", version.name()))
+                .kind(Kind::Conflict)
+                .cause(format!(
+                    "{} points to it, and a build is about to change that",
+                    version.link.display()
+                ))
+                .hint("it is removed by the next command after that build"));
+        };
+        match newest(&self.db, version)? {
+            Some(newest) => self.link(&version.link, &newest.path),
+            None => std::fs::remove_file(&version.link)
+                .doing(|| format!("removing {}", version.link.display())),
+        }
+    }
+}
+
+/// All but the newest `keep` of each image, of versions in the order of images and numbers; never the newest.
+fn old(versions: Vec<Version>, keep: usize) -> impl Iterator<Item = Version> {
+    let images = versions.chunk_by(|a, b| a.image == b.image);
+    let is_old = |images: &[Version]| {
+        let old = images.len().saturating_sub(keep.max(1));
+        (0..images.len()).map(move |at| at < old)
+    };
+    let is_old: Vec<bool> = images.flat_map(is_old).collect();
+    let judged = versions.into_iter().zip(is_old);
+    judged.filter_map(|(version, is_old)| is_old.then_some(version))
+}
+
+/// The newest version with the same link that is ready.
+fn newest(db: &Connection, version: &Version) -> Result<Option<Version>> {
+    let same = "v.state = 'ready' AND v.link = ?1";
+    let mut found = select(db, same, [version.link.as_os_str().as_bytes()])?;
+    found.sort_by_key(|version| version.number);
+    Ok(found.pop())
+}
+
+/// What is built on each version, or is being built: names, by the number of its row.
+fn children(db: &Connection) -> Result<HashMap<i64, Vec<String>>> {
+    let doing = || "looking for what is built on what".to_owned();
+    let text = "SELECT v.parent, i.name || '@' || v.number FROM version v
+        JOIN image i ON i.id = v.image WHERE v.parent IS NOT NULL ORDER BY i.name, v.number";
+    let mut statement = db.prepare(text).asked(doing)?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)));
+    let mut children: HashMap<i64, Vec<String>> = HashMap::new();
+    for row in rows.asked(doing)? {
+        let (parent, name) = row.asked(doing)?;
+        children.entry(parent).or_default().push(name);
+    }
+    Ok(children)
+}
+
+fn uses(version: &Version, open: &OpenFiles, children: &HashMap<i64, Vec<String>>) -> Vec<Use> {
+    let channels = version.channels.iter().cloned().map(Use::Channel);
+    let open = open.holder(&version.path).map(Use::Open);
+    let children = children.get(&version.id).into_iter().flatten();
+    let children = children.cloned().map(Use::Version);
+    channels.chain(open).chain(children).collect()
+}
+
+/// Decides that a version goes.
+pub(super) fn condemn(db: &Connection, version: &Version) -> Result<()> {
+    let doing = || format!("removing {}", version.name());
+    let text = "UPDATE version SET state = 'removing' WHERE id = ?1 AND state = 'ready'
+        RETURNING id";
+    let condemned = db
+        .query_row(text, [version.id], |_| Ok(()))
+        .optional()
+        .asked(doing)?;
+    if version.state != State::Ready || condemned.is_none() {
+        return Err(Error::new(doing())
+            .kind(Kind::Conflict)
+            .cause("another command is removing it"));
+    }
+    record(
+        db,
+        &Event::new(Action::Removed, &version.image, version.number),
+    )
+}

@@ -1,0 +1,177 @@
+//! What goes, what stays, and how it goes.
+
+use super::*;
+use crate::error::Kind;
+use crate::store::registry::removal::condemn;
+
+fn names(versions: &[Version]) -> Vec<String> {
+    versions.iter().map(Version::name).collect()
+}
+
+/// A version whose removal was decided, and no more.
+fn condemned(place: &Place, name: &str) -> Version {
+    let mut registry = place.registry();
+    let version = registry.find(&reference(name)).unwrap();
+    let tx = registry.begin().unwrap();
+    condemn(&tx, &version).unwrap();
+    tx.commit().unwrap();
+    version
+}
+
+#[test]
+fn pruning_leaves_the_newest_and_all_that_is_needed() {
+    let place = Place::new();
+    let mut versions = vec![];
+    for _ in 0..6 {
+        versions.push(place.built("web"));
+    }
+    place
+        .registry()
+        .promote(&reference("web@2"), "stable")
+        .unwrap();
+    place.built_on("child", &versions[2].path);
+    place.built("child");
+    let wanted = place.registry().prune(None, 1, true).unwrap();
+    assert_eq!(
+        names(&wanted.removed),
+        ["child@1", "web@1", "web@4", "web@5"]
+    );
+    assert_eq!(place.names().len(), 8, "nothing was done");
+    let done = place.registry().prune(Some("web"), 2, false).unwrap();
+    assert_eq!(names(&done.removed), ["web@1", "web@4"]);
+    let needed: Vec<_> = done
+        .needed
+        .iter()
+        .map(|(version, uses)| (version.name(), uses.clone()))
+        .collect();
+    let expected = [
+        ("web@2".to_owned(), vec![Use::Channel("stable".into())]),
+        ("web@3".to_owned(), vec![Use::Version("child@1".into())]),
+    ];
+    assert_eq!(needed, expected);
+    assert!(!versions[0].path.exists() && versions[1].path.exists());
+    place.assert_agrees();
+    let unknown = place.registry().prune(Some("wep"), 1, true).unwrap_err();
+    assert_eq!(unknown.get_hint(), Some("did you mean `web`?"));
+}
+
+#[test]
+fn what_a_process_has_open_stays() {
+    let place = Place::new();
+    let old = place.built("web");
+    place.built("web");
+    let file = std::fs::File::open(&old.path).unwrap();
+    let mut holder = std::process::Command::new("sleep")
+        .arg("1000")
+        .stdin(file)
+        .spawn()
+        .unwrap();
+    let kept = place.registry().prune(None, 1, false).unwrap();
+    let refused = place.registry().remove(&reference("web@1"));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!(kept.removed, []);
+    assert!(matches!(&kept.needed[0].1[..], [Use::Open(who)] if who.starts_with("sleep")));
+    assert_eq!(refused.unwrap_err().get_kind(), Kind::Conflict);
+    assert_eq!(
+        place
+            .registry()
+            .prune(None, 1, false)
+            .unwrap()
+            .removed
+            .len(),
+        1
+    );
+    place.assert_agrees();
+}
+
+#[test]
+fn what_is_opened_after_its_removal_was_decided_stays_until_it_is_closed() {
+    let place = Place::new();
+    let old = place.built("web");
+    place.built("web");
+    condemned(&place, "web@1");
+    let file = std::fs::File::open(&old.path).unwrap();
+    let mut holder = std::process::Command::new("sleep")
+        .arg("1000")
+        .stdin(file)
+        .spawn()
+        .unwrap();
+    let state = place.registry().list(None).unwrap()[0].state;
+    let is_there = old.path.exists();
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_eq!((state, is_there), (State::Removing, true));
+    assert_eq!(place.names(), ["web@2"]);
+    place.assert_agrees();
+}
+
+#[test]
+fn pruning_goes_on_after_what_cannot_be_removed_and_tells_both() {
+    let place = Place::new();
+    let first = place.built("web");
+    place.built("web");
+    place.built("web");
+    std::fs::remove_file(&first.path).unwrap();
+    std::fs::create_dir(&first.path).unwrap();
+    let pruned = place.registry().prune(None, 1, false).unwrap();
+    assert_eq!(names(&pruned.removed), ["web@2"]);
+    let [(version, error)] = &pruned.left[..] else {
+        panic!("{pruned:?}");
+    };
+    assert_eq!(version.name(), "web@1");
+    assert!(error.to_string().contains("web-1.qcow2"), "{error}");
+    std::fs::remove_dir(&first.path).unwrap();
+    assert_eq!(place.names(), ["web@3"]);
+    place.assert_agrees();
+}
+
+#[test]
+fn removing_the_newest_leaves_the_link_on_the_one_before_or_takes_it_along() {
+    let place = Place::new();
+    let first = place.built("web");
+    place.built("web");
+    place.registry().remove(&reference("web")).unwrap();
+    assert_eq!(artifact::current(&first.link), first.path);
+    place.assert_agrees();
+    place.registry().remove(&reference("web")).unwrap();
+    assert!(!first.link.is_symlink());
+    place.assert_agrees();
+    assert_eq!(place.built("web").number, 3, "numbers are not used again");
+}
+
+#[test]
+fn what_is_needed_is_not_removed() {
+    let place = Place::new();
+    let base = place.built("base");
+    // One that is only being built counts as well.
+    let alive = place.alive();
+    place.reserve("child", &base.path).unwrap();
+    let refused = place.registry().remove(&reference("base")).unwrap_err();
+    assert_eq!(refused.get_kind(), Kind::Conflict);
+    assert!(
+        refused.to_string().contains("child@1 is built on it"),
+        "{refused}"
+    );
+    drop(alive);
+    place.registry().remove(&reference("base")).unwrap();
+    place.assert_agrees();
+}
+
+#[test]
+fn a_removal_that_was_cut_off_is_finished_by_the_next_command() {
+    let place = Place::new();
+    let version = place.built("web");
+    place.built("web");
+    for cut in [0, 1, 2] {
+        let condemned = condemned(&place, "web");
+        // So much was done before the kill.
+        for path in artifact::files(&condemned.path).into_iter().take(cut) {
+            let _ = std::fs::remove_file(path);
+        }
+        assert!(place.registry().at(&condemned.path).unwrap().is_none());
+        place.assert_agrees();
+        place.built("web");
+    }
+    assert!(version.path.exists());
+}

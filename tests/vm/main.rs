@@ -1,0 +1,13 @@
+//! Everything that needs virtual machines, in one program: so many at a time as `--test-threads` says, whichever test they
+//! belong to. Tests start in the order of their names.
+
+mod build;
+mod bundles;
+mod coder_workspace;
+mod debian;
+mod interrupt;
+#[path = "../lab/mod.rs"]
+mod lab;
+mod language;
+mod layers;
+mod steps_cut;
