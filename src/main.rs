@@ -7,7 +7,7 @@ use imgbuild::cli::Cli;
 use imgbuild::error::{Error, Kind};
 use imgbuild::run::interrupt::{self, Announcer, Signal};
 use imgbuild::ui::Screen;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{self, SignalKind, signal};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -42,27 +42,39 @@ fn main() -> ExitCode {
 
 async fn work(cli: Cli) -> Result<(), Error> {
     let (announcer, interrupt) = interrupt::channel();
-    tokio::spawn(async move {
-        if let Err(error) = announce_signals(announcer).await {
-            eprintln!("warning: signals cannot be caught: {error}");
-        }
-    });
+    // Caught from here on, not from when the task is first run: by then something may have been made that must be removed.
+    match Signals::catch() {
+        Ok(signals) => drop(tokio::spawn(signals.announce(announcer))),
+        Err(error) => eprintln!("warning: signals cannot be caught: {error}"),
+    }
     cli.run(&interrupt).await
 }
 
-/// The first signal ends the work in order, the second is told that this is under way, the third gives up on it.
-async fn announce_signals(announcer: Announcer) -> std::io::Result<()> {
-    let mut int = signal(SignalKind::interrupt())?;
-    let mut term = signal(SignalKind::terminate())?;
-    loop {
-        let (came, kind) = tokio::select! {
-            _ = int.recv() => (Signal::Int, Kind::Interrupted),
-            _ = term.recv() => (Signal::Term, Kind::Terminated),
-        };
-        match announcer.announce(came) {
-            1 => eprintln!("stopping: removing what this build has made"),
-            2 => eprintln!("still cleaning up; once more leaves the rest to `imgbuild gc`"),
-            _ => std::process::exit(kind.exit_code().into()),
+struct Signals {
+    int: unix::Signal,
+    term: unix::Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        Ok(Signals {
+            int: signal(SignalKind::interrupt())?,
+            term: signal(SignalKind::terminate())?,
+        })
+    }
+
+    /// The first signal ends the work in order, the second is told that this is under way, the third gives up on it.
+    async fn announce(mut self, announcer: Announcer) {
+        loop {
+            let (came, kind) = tokio::select! {
+                _ = self.int.recv() => (Signal::Int, Kind::Interrupted),
+                _ = self.term.recv() => (Signal::Term, Kind::Terminated),
+            };
+            match announcer.announce(came) {
+                1 => eprintln!("stopping: removing what this build has made"),
+                2 => eprintln!("still cleaning up; once more leaves the rest to `imgbuild gc`"),
+                _ => std::process::exit(kind.exit_code().into()),
+            }
         }
     }
 }

@@ -154,8 +154,8 @@ impl<'b> Workbench<'b> {
         seed::build(identity, &self.plan.user, extra, stages)
     }
 
-    /// Brings a machine up, and once more if QEMU crashes meanwhile. When it emulates several CPUs it does now and then while
-    /// firmware or kernel move the devices' memory (QEMU's issue 1921, still in 10.0).
+    /// Brings a machine up, and once more if QEMU crashes or the guest's kernel hangs meanwhile. When QEMU emulates several CPUs
+    /// it crashes now and then while firmware or kernel move the devices' memory (its issue 1921, still in 10.0).
     pub async fn boot<T>(&self, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
         for _ in 1..STARTS {
             match attempt().await {
@@ -206,9 +206,12 @@ impl<'b> Workbench<'b> {
             host_key: identity.host_key.public_key().clone(),
         };
         *login = Some(with.clone());
-        let phase = if patience.is_some() { "log in" } else { "boot" };
         let connect = ssh::connect(&with, patience.unwrap_or(self.plan.boot_timeout));
-        let session = match self.run.phase(phase, machine.during(connect)).await {
+        let session = match patience {
+            Some(_) => self.run.phase("log in", machine.during(connect)).await,
+            None => self.run.phase("boot", machine.during_boot(connect)).await,
+        };
+        let session = match session {
             Err(error) if error.get_kind() == Kind::Operation && error.get_detail().is_none() => {
                 let console = machine.console_tail();
                 return Err(error.detail("last lines of the serial console", console));

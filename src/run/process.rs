@@ -1,6 +1,7 @@
 //! Finding and ending processes that a build of this or of a dead imgbuild has started.
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::error::{Error, Result};
@@ -58,7 +59,8 @@ fn kill(pid: Pid, word: &str) -> Result<()> {
         Err(errno) => return Err(failed(errno)),
     }
     let mut fds = [PollFd::new(&watch, PollFlags::IN)];
-    match rustix::event::poll(&mut fds, Some(&DEATH)) {
+    // The news of its death, if it is a child of ours, may come as a signal to the very thread that waits.
+    match retry_on_intr(|| poll(&mut fds, Some(&DEATH))) {
         Ok(0) => Err(failed(rustix::io::Errno::TIMEDOUT)),
         Ok(_) => Ok(()),
         Err(errno) => Err(failed(errno)),

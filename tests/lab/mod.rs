@@ -279,7 +279,10 @@ impl Lab {
         assert_eq!(output, Vec::<PathBuf>::new(), "unfinished images");
         assert_eq!(self.of_steps(), Vec::<PathBuf>::new(), "of steps");
         for path in files(&self.home().join("state")) {
-            assert!(!path.ends_with("journal.jsonl"), "{}", path.display());
+            if path.ends_with("journal.jsonl") {
+                let journal = std::fs::read_to_string(&path).unwrap();
+                panic!("{}:\n{journal}", path.display());
+            }
             let is_lock =
                 path.file_name().unwrap() == "lock" || path.parent().unwrap().ends_with("locks");
             if is_lock {

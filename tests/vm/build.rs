@@ -1,6 +1,9 @@
 //! Whole builds on the tiny guest: what steps can do, and what becomes of a build that fails.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::lab::{Image, Lab};
@@ -324,39 +327,54 @@ fn qemu_dying_in_the_middle_of_a_step_is_told_as_such() {
 }
 
 #[test]
-fn qemu_crashing_in_a_boot_costs_that_boot_only() {
-    let lab = Lab::new("qemu crashes");
+fn a_machine_that_crashes_or_hangs_in_its_boot_is_started_again() {
+    let lab = Lab::new("crash and hang in a boot");
     let recipe = lab.recipe(
-        "crashes",
+        "unlucky",
         Image::Tiny,
         "[[step]]\nname = \"work\"\nrun = \"true\"\n[[test]]\nrun = \"true\"\n",
     );
     let mut run = lab.watch(&["--no-cache", recipe.to_str().unwrap()]);
-    for role in ["build", "build", "test"] {
-        if role == "test" {
-            run.until_phase("start test machine");
-        }
-        run.until_phase("boot");
-        // What its assertions do when they do not hold.
+    let signal = |signal: &str, role: &str| {
         let word = format!("imgbuild-{}-{role}", run_id(&lab));
-        let aborted = Command::new("pkill").args(["-ABRT", "-f", &word]).status();
-        assert!(aborted.unwrap().success());
-    }
+        let sent = Command::new("pkill").args([signal, "-f", &word]).status();
+        assert!(sent.unwrap().success());
+    };
+    run.until_phase("boot");
+    // What its assertions do when they do not hold.
+    signal("-ABRT", "build");
+    run.until_phase("boot");
+    signal("-STOP", "build");
+    let console = build_folder(&lab).join("console-build.log");
+    let mut console = File::options().append(true).open(console).unwrap();
+    writeln!(
+        console,
+        "rcu: rcu_preempt kthread starved for 5251 jiffies!"
+    )
+    .unwrap();
+    run.until_phase("start test machine");
+    run.until_phase("boot");
+    signal("-ABRT", "test");
     let ended = run.end().with_code(0);
-    let again = "(signal: 6 (SIGABRT)): the machine is started again";
-    assert_eq!(ended.stdout.matches(again).count(), 3, "{}", ended.stdout);
+    let told = |text: &str| ended.stdout.matches(text).count();
+    let out = &ended.stdout;
+    assert_eq!(told("SIGABRT)): the machine is started again"), 2, "{out}");
+    assert_eq!(
+        told("kernel hangs: the machine is started again"),
+        1,
+        "{out}"
+    );
     lab.assert_nothing_left();
 }
 
-fn run_id(lab: &Lab) -> String {
+fn build_folder(lab: &Lab) -> PathBuf {
     let mut builds = std::fs::read_dir(lab.home().join("state/builds")).unwrap();
-    builds
-        .next()
-        .unwrap()
-        .unwrap()
-        .file_name()
-        .into_string()
-        .unwrap()
+    builds.next().unwrap().unwrap().path()
+}
+
+fn run_id(lab: &Lab) -> String {
+    let folder = build_folder(lab);
+    folder.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
 #[test]

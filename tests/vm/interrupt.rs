@@ -1,6 +1,6 @@
 //! However a build ends, nothing of it stays: Ctrl-C, SIGTERM and SIGKILL at every phase.
 
-use crate::lab::{Image, Lab};
+use crate::lab::{Ended, Image, Lab};
 
 /// Every phase of a build with one step and one test, in order: first of one that boots, then of one that goes on from the
 /// memory that the build before it has left.
@@ -28,24 +28,26 @@ fn recipe(lab: &Lab, image: Image) -> String {
     lab.recipe("cut", image, rest).to_str().unwrap().to_owned()
 }
 
-fn interrupted_at(lab: &Lab, image: Image, phase: &str, signal: &str, code: i32) {
+fn interrupted_at(lab: &Lab, image: Image, phase: &str, signal: &str, code: i32) -> Ended {
     let recipe = recipe(lab, image);
     let mut run = lab.watch(&[&recipe]);
     run.until_phase(phase);
     run.signal(signal);
-    run.end().with_code(code);
+    let ended = run.end().with_code(code);
     lab.until_dead();
     assert!(
         !lab.artifact("cut").exists(),
         "{phase}: an image was published"
     );
+    ended
 }
 
 #[test]
 fn ctrl_c_at_any_phase_cleans_up() {
     let lab = Lab::new("Ctrl-C at any phase");
     for phase in PHASES {
-        interrupted_at(&lab, Image::Tiny, phase, "INT", 130);
+        let ended = interrupted_at(&lab, Image::Tiny, phase, "INT", 130);
+        ended.saying("stopping").not_saying("what remains, and why");
         lab.assert_nothing_left();
     }
 }

@@ -82,6 +82,10 @@ pub async fn flatten(
     let Resource::File { path } = to else {
         return Err(Error::new(format!("converting an image to {to}")));
     };
+    // Who removes the file of a build that was killed must not be overtaken by the program that makes it.
+    let guard = run.guard(Resource::Process {
+        word: path.to_string_lossy().into_owned(),
+    })?;
     let mut program = Program::new("qemu-img")
         .args(["convert", "-p", "-W", "-f", format.name(), "-O"])
         .arg(target.format.name());
@@ -100,6 +104,7 @@ pub async fn flatten(
             }
         })
         .await?;
+    run.release(&guard)?;
     let file = std::fs::File::open(path).doing(|| format!("opening {}", path.display()))?;
     tokio::task::spawn_blocking(move || file.sync_all())
         .await

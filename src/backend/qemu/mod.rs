@@ -4,6 +4,7 @@ pub mod accel;
 mod argv;
 mod cut;
 pub mod firmware;
+mod hang;
 pub mod image;
 mod memory;
 mod qmp;
@@ -153,6 +154,21 @@ impl Machine {
             },
             fault = self.fault() => Err(fault),
         }
+    }
+
+    /// As [`Machine::during`], for the wait until a booting guest can be worked in; one that hangs is ended.
+    pub async fn during_boot<T>(&mut self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let console = self.logs.console.clone();
+        let hangs = hang::hangs(self.process.id(), hang::IDLE, || tail(&console));
+        tokio::select! {
+            result = self.during(work) => return result,
+            () = hangs => {}
+        }
+        self.process.kill().await?;
+        Err(Error::new("booting the machine")
+            .cause("the guest's kernel hangs")
+            .kind(Kind::Crash)
+            .detail("last lines of the serial console", tail(&console)))
     }
 
     /// Waits until the machine fails or ends, and says why.
