@@ -157,10 +157,16 @@ impl Lab {
         path
     }
 
-    /// Writes `NAME.toml`: a recipe on `image` with `rest` behind source and machine.
+    /// Writes `NAME.toml`: a recipe on `image` with `rest` behind source and machine. One CPU: when QEMU emulates several it
+    /// crashes or loses an interrupt now and then, and what comes of that has a test of its own.
     pub fn recipe(&self, name: &str, image: Image, rest: &str) -> PathBuf {
+        self.recipe_with_cpus(1, name, image, rest)
+    }
+
+    /// As [`Lab::recipe`], with so many CPUs.
+    pub fn recipe_with_cpus(&self, cpus: u32, name: &str, image: Image, rest: &str) -> PathBuf {
         let text = format!(
-            "[image]\nname = \"{name}\"\n\n[source]\nfile = {:?}\n\n[machine]\nmemory = \"{}\"\n{rest}",
+            "[image]\nname = \"{name}\"\n\n[source]\nfile = {:?}\n\n[machine]\ncpus = {cpus}\nmemory = \"{}\"\n{rest}",
             image.path(),
             image.memory()
         );

@@ -51,6 +51,9 @@ fn vendor() -> Server {
 
 /// What a test of ours adds to the repository's recipe.
 const MORE: &str = r#"
+[machine]
+cpus = 1
+
 [secrets]
 TOKEN = { env = "LAB_TOKEN" }
 

@@ -224,6 +224,7 @@ name = "child-{{ flavour }}"
 recipe = "base.toml"
 
 [machine]
+cpus = 1
 memory = "256M"
 
 [[step]]
