@@ -4,6 +4,7 @@
 mod keys;
 #[path = "../lab/mod.rs"]
 mod lab;
+mod packages;
 mod policy;
 mod scene;
 mod tampered;

@@ -20,7 +20,7 @@ pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
         };
         let origin = field("o");
         let upstream = (origin != name).then(|| origin.to_owned());
-        package.namespace = Some(found.distribution("alpine"));
+        package.namespace = found.distribution().or_else(|| Some("alpine".into()));
         package.licence = super::clean(field("L")).filter(|licence| !licence.is_empty());
         package.supplier = super::clean(field("m")).filter(|who| !who.is_empty());
         let package = package

@@ -30,7 +30,7 @@ pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
                 }
                 continue;
             };
-            package.namespace = Some(found.distribution("debian"));
+            package.namespace = found.distribution().or_else(|| Some("debian".into()));
             package.supplier = super::clean(field("Maintainer")).filter(|who| !who.is_empty());
             let package = package
                 .with("arch", super::clean(field("Architecture")))

@@ -9,6 +9,7 @@ mod npm;
 mod os;
 mod purl;
 mod python;
+mod rpm;
 pub mod spdx;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub trait Files {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manager {
     Deb,
+    Rpm,
     Apk,
     Npm,
     Pypi,
@@ -207,10 +209,9 @@ impl Inventory {
     }
 
     /// The namespace of the distribution's own packages.
-    fn distribution(&self, default: &str) -> String {
+    fn distribution(&self) -> Option<String> {
         let os = self.os.as_ref().map(|os| os.id.clone());
         os.filter(|id| !id.is_empty())
-            .unwrap_or_else(|| default.to_owned())
     }
 
     /// What package URLs say of the distribution.
@@ -223,16 +224,17 @@ impl Inventory {
 /// Looks for the packages of one manager; what was found so far has the operating system.
 type Reader = fn(&dyn Files, &Inventory) -> Result<Read>;
 
-const READERS: [Reader; 5] = [dpkg::read, apk::read, npm::read, python::read, nix::read];
+const READERS: [Reader; 6] = [
+    dpkg::read,
+    rpm::read,
+    apk::read,
+    npm::read,
+    python::read,
+    nix::read,
+];
 
 /// Where managers keep their lists that have no reader.
-const NOT_READ: &[(&str, &str)] = &[
-    ("rpm", "/var/lib/rpm/Packages"),
-    ("rpm", "/var/lib/rpm/Packages.db"),
-    ("rpm", "/var/lib/rpm/rpmdb.sqlite"),
-    ("rpm", "/usr/lib/sysimage/rpm/rpmdb.sqlite"),
-    ("pacman", "/var/lib/pacman/local/*"),
-];
+const NOT_READ: &[(&str, &str)] = &[("pacman", "/var/lib/pacman/local/*")];
 
 /// What is said where there are more than [`MAX_PACKAGES`].
 const TOO_MANY: &str = "there are absurdly many packages";
@@ -269,27 +271,37 @@ impl Read {
         }
     }
 
-    /// The text of a file; noted if it is too large, `None` if it is not there.
-    fn text(&mut self, files: &dyn Files, path: &str, limit: usize) -> Result<Option<String>> {
-        let Some(bytes) = files.read(path, limit + 1)? else {
-            return Ok(None);
-        };
-        if bytes.len() > limit {
+    /// The content of a file; noted if it is too large, `None` if it is not there.
+    fn bytes(&mut self, files: &dyn Files, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+        let bytes = files.read(path, limit + 1)?;
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() > limit) {
             self.note(format!("{path}: it is absurdly large"));
             return Ok(None);
         }
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(bytes)
     }
 
-    /// The same for a list of packages, whose time counts.
+    /// The same for a text.
+    fn text(&mut self, files: &dyn Files, path: &str, limit: usize) -> Result<Option<String>> {
+        let bytes = self.bytes(files, path, limit)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The same for a list of packages in words.
     fn database(&mut self, files: &dyn Files, path: &str) -> Result<Option<String>> {
         let text = self.text(files, path, LARGEST_DATABASE)?;
         if text.is_some() {
-            self.database = true;
-            let modified = files.modified(path)?.unwrap_or_default();
-            self.modified = self.modified.max(modified);
+            self.found_database(files, path)?;
         }
         Ok(text)
+    }
+
+    /// Tells that the file at `path` is a list of packages, whose time counts.
+    fn found_database(&mut self, files: &dyn Files, path: &str) -> Result<()> {
+        self.database = true;
+        let modified = files.modified(path)?.unwrap_or_default();
+        self.modified = self.modified.max(modified);
+        Ok(())
     }
 }
 
