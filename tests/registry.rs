@@ -51,18 +51,24 @@ fn build_of(lab: &Lab, name: &str, files: &[(&str, &str)]) -> Ended {
     lab.imgbuild(&["run", &recipe]).with_code(0)
 }
 
+/// Makes an overlay of an image.
+fn clone_of(lab: &Lab, image: &Path) -> PathBuf {
+    let clone = lab.path("clone.qcow2");
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
+        .args([image, &clone])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    clone
+}
+
 /// Opens an image as a machine on a clone of it would, until it is dropped.
 struct InUse(Child);
 
 impl InUse {
     fn open(lab: &Lab, image: &Path) -> Self {
-        let clone = lab.path("clone.qcow2");
-        let made = Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
-            .args([image, &clone])
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        let clone = clone_of(lab, image);
         let mut child = Command::new("qemu-io")
             .args(["-f", "qcow2"])
             .arg(&clone)
@@ -273,6 +279,38 @@ fn pruning_tells_what_went_and_what_did_not() {
         .printing_part("removed web@2 ");
     std::fs::remove_dir(&first).unwrap();
     assert_eq!(list(&lab), ["web@3"]);
+    assert_agrees(&lab);
+}
+
+#[test]
+fn what_lies_beneath_a_machine_of_libvirts_is_kept() {
+    let lab = Lab::new("libvirt");
+    for content in ["one", "two"] {
+        build(&lab, "web", content);
+    }
+    let clone = clone_of(&lab, &lab.path("out/web-1.qcow2"));
+    let clone = clone.display();
+    lab.write(
+        "config/libvirt/qemu/db.xml",
+        format!("<domain><name>db</name><devices><disk><source file='{clone}'/></disk></devices></domain>"),
+    );
+    let imgbuild = |arguments: &[&str]| -> Ended {
+        let mut command = lab.command(arguments);
+        command.env("XDG_CONFIG_HOME", lab.path("config"));
+        command.output().unwrap().into()
+    };
+    let prune = ["template", "prune", "--keep", "1"];
+    imgbuild(&prune)
+        .with_code(0)
+        .printing_part("kept web@1: the machine db, which libvirt knows, uses it\n");
+    imgbuild(&["template", "rm", "web@1"])
+        .with_code(5)
+        .saying("the machine db");
+    lab.write("config/libvirt/qemu/db.xml", "<domain>");
+    imgbuild(&prune)
+        .with_code(0)
+        .saying("config/libvirt/qemu/db.xml")
+        .printing_part("removed web@1 ");
     assert_agrees(&lab);
 }
 

@@ -86,6 +86,37 @@ fn what_a_process_has_open_stays() {
 }
 
 #[test]
+fn what_a_machine_that_is_not_running_needs_stays() {
+    let mut place = Place::new();
+    let libvirt = place.path("libvirt");
+    std::fs::create_dir_all(libvirt.join("qemu")).unwrap();
+    place.dirs.libvirt = vec![libvirt.clone()];
+    let old = place.built("web");
+    place.built("web");
+    let path = old.path.display();
+    let definition = format!(
+        "<domain><name>db</name><devices><disk><source file='{path}'/></disk></devices></domain>"
+    );
+    let defined = libvirt.join("qemu/db.xml");
+    std::fs::write(&defined, definition).unwrap();
+    let kept = place.registry().prune(None, 1, false).unwrap();
+    assert_eq!(kept.removed, []);
+    assert_eq!(kept.needed[0].1, [Use::Machine("db".into())]);
+    let refused = place.registry().remove(&reference("web@1")).unwrap_err();
+    assert!(refused.to_string().contains("the machine db"), "{refused}");
+    // One that was defined after its removal was decided.
+    condemned(&place, "web@1");
+    let state = place.registry().list(None).unwrap()[0].state;
+    assert_eq!(state, State::Removing);
+    assert!(old.path.exists());
+
+    std::fs::write(&defined, "no definition").unwrap();
+    let pruned = place.registry().prune(None, 1, false).unwrap();
+    assert!(pruned.unseen[0].contains("db.xml"), "{:?}", pruned.unseen);
+    assert!(!old.path.exists());
+}
+
+#[test]
 fn what_is_opened_after_its_removal_was_decided_stays_until_it_is_closed() {
     let place = Place::new();
     let old = place.built("web");
