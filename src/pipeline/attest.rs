@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::public::Public;
 use super::workbench::Workbench;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::plan::{Action, Role, Step};
 use crate::provenance::bundle::Bundle;
 use crate::provenance::dsse::{Envelope, PAYLOAD_TYPE, pae};
@@ -15,6 +16,7 @@ use crate::provenance::{Files, Release, digests, file_name, public_address, sha2
 use crate::record::{self, Record, Results, Tools};
 use crate::seed::UserData;
 use crate::source::{BaseImage, Verified};
+use crate::text::span;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
 /// The files that stand beside an image, with what is in them.
@@ -93,7 +95,7 @@ pub(super) async fn attest(
         run_details: details,
     };
     let statement = Statement::new(&file, &image_sha256, predicate).to_json()?;
-    let signature = bench.signer.sign(&pae(PAYLOAD_TYPE, &statement)).await?;
+    let signature = sign(bench, &pae(PAYLOAD_TYPE, &statement)).await?;
     let envelope = Envelope::new(&statement, bench.signer.public(), &signature);
     let bundle = Bundle::new(envelope.clone());
     Ok(vec![
@@ -104,6 +106,28 @@ pub(super) async fn attest(
         (files.bundle, crate::provenance::json(&bundle)?),
         (files.envelope, crate::provenance::json(&envelope)?),
     ])
+}
+
+/// How long an image waits for an agent: long enough for somebody to read the warning, and to start it again.
+const AWAY: Duration = Duration::from_secs(600);
+
+/// Has a message signed. By now all work was done; it is not thrown away while somebody can still help.
+async fn sign(bench: &Workbench<'_>, message: &[u8]) -> Result<Vec<u8>> {
+    let warn = |why: &Error| {
+        let wait = span(AWAY.as_secs_f64());
+        let text =
+            format!("the image is done but for its signature, and waits {wait} for that: {why}");
+        bench.run.events.warn(text);
+    };
+    let signed = async {
+        bench.signer.until_ready(AWAY, warn).await?;
+        bench.signer.sign(message).await
+    };
+    signed.await.map_err(|error| {
+        error.hint(
+            "nothing was published; `ssh-add` the key and run the build again: it goes on from its layers",
+        )
+    })
 }
 
 /// The time that the environment gives to whatever is made, in seconds since 1970 (reproducible-builds.org).

@@ -148,6 +148,27 @@ pub fn key(lab: &Lab) -> (String, PathBuf) {
     (fingerprint.to_owned(), lab.write("key.pem", pem))
 }
 
+/// A key made by ssh-keygen.
+pub fn ssh_key(lab: &Lab, name: &str, passphrase: &str) -> PathBuf {
+    let path = lab.path(name);
+    let mut ssh = Command::new("ssh-keygen");
+    let made = ssh
+        .args([
+            "-q",
+            "-t",
+            "ed25519",
+            "-C",
+            name,
+            "-N",
+            passphrase,
+            "-f",
+            text(&path),
+        ])
+        .output();
+    accepted(&made.unwrap());
+    path
+}
+
 /// Both programs that know signatures: each says whether it accepts what is beside the image.
 pub fn signatures(image: &Path, key: &(String, PathBuf)) -> [Output; 2] {
     let (fingerprint, pem) = key;
