@@ -465,6 +465,10 @@ fn a_registry_that_cannot_be_read_is_refused_and_can_be_rebuilt() {
     let lab = Lab::new("rebuild");
     build(&lab, "web", "one");
     build(&lab, "web", "two");
+    lab.imgbuild(&["template", "promote", "web@1", "stable"])
+        .with_code(0);
+    lab.imgbuild(&["template", "revoke", "web@2", "--reason", "it leaks"])
+        .with_code(0);
     let registry = lab.home().join("state/registry.db");
     std::fs::write(&registry, "no database at all").unwrap();
     let recipe = lab.path("web.toml");
@@ -482,8 +486,12 @@ fn a_registry_that_cannot_be_read_is_refused_and_can_be_rebuilt() {
     );
     lab.imgbuild(&["registry", "rebuild"])
         .with_code(0)
-        .printing("2 versions found in 1 folders\n");
-    assert_eq!(list(&lab), ["web@1", "web@2"]);
+        .printing("2 versions found in 1 folders; 1 channels and 1 revocations are as they were\n");
+    assert_eq!(list(&lab), ["web@1 stable", "web@2"]);
+    lab.imgbuild(&["template", "promote", "web@2", "stable"])
+        .with_code(6)
+        .saying("it leaks");
+    lab.imgbuild(&["template", "restore", "web@2"]).with_code(0);
     lab.imgbuild(&["run", recipe])
         .with_code(0)
         .printing_part("web@2: up to date");

@@ -102,6 +102,11 @@ impl Dirs {
         self.state.join("registry.db")
     }
 
+    /// What was done to these, line by line.
+    pub fn history(&self) -> PathBuf {
+        self.state.join("history.jsonl")
+    }
+
     /// The key that secrets are hashed with.
     pub fn secret_key(&self) -> PathBuf {
         self.state.join("secret.key")
