@@ -7,6 +7,7 @@ mod keys;
 mod lab;
 mod packages;
 mod policy;
+mod repository;
 mod scene;
 mod tampered;
 mod told;
