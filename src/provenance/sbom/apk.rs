@@ -1,9 +1,9 @@
 //! Alpine's packages: `/lib/apk/db/installed`.
 
-use super::{Files, Inventory, Manager, Package, Read, paragraphs};
+use super::{Inventory, Manager, Package, Read, Tree, paragraphs};
 use crate::error::Result;
 
-pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
+pub(super) fn read(files: &dyn Tree, found: &Inventory) -> Result<Read> {
     let mut read = Read::default();
     let path = "/lib/apk/db/installed";
     let Some(text) = read.database(files, path)? else {

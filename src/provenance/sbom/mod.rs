@@ -32,8 +32,8 @@ const MOST_UNREAD: usize = 20;
 /// A name or version that is longer is none.
 const LONGEST: usize = 512;
 
-/// Files of a guest, which may be anything.
-pub trait Files {
+/// A guest's tree of files, which may be anything.
+pub trait Tree {
     /// Up to `limit` bytes of the regular file that `path` leads to; `None` if there is none.
     fn read(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>>;
     /// The paths that match a pattern with `*` within its parts, sorted.
@@ -147,7 +147,7 @@ pub struct Inventory {
 
 impl Inventory {
     /// Looks for packages. What cannot be read is noted: half of a list, called that, is better than none.
-    pub fn read(files: &dyn Files) -> Self {
+    pub fn read(files: &dyn Tree) -> Self {
         let mut found = Inventory::default();
         match os::read(files) {
             Ok(os) => found.os = os,
@@ -222,7 +222,7 @@ impl Inventory {
 }
 
 /// Looks for the packages of one manager; what was found so far has the operating system.
-type Reader = fn(&dyn Files, &Inventory) -> Result<Read>;
+type Reader = fn(&dyn Tree, &Inventory) -> Result<Read>;
 
 const READERS: [Reader; 6] = [
     dpkg::read,
@@ -272,7 +272,7 @@ impl Read {
     }
 
     /// The content of a file; noted if it is too large, `None` if it is not there.
-    fn bytes(&mut self, files: &dyn Files, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+    fn bytes(&mut self, files: &dyn Tree, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
         let bytes = files.read(path, limit + 1)?;
         if bytes.as_ref().is_some_and(|bytes| bytes.len() > limit) {
             self.note(format!("{path}: it is absurdly large"));
@@ -282,13 +282,13 @@ impl Read {
     }
 
     /// The same for a text.
-    fn text(&mut self, files: &dyn Files, path: &str, limit: usize) -> Result<Option<String>> {
+    fn text(&mut self, files: &dyn Tree, path: &str, limit: usize) -> Result<Option<String>> {
         let bytes = self.bytes(files, path, limit)?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
 
     /// The same for a list of packages in words.
-    fn database(&mut self, files: &dyn Files, path: &str) -> Result<Option<String>> {
+    fn database(&mut self, files: &dyn Tree, path: &str) -> Result<Option<String>> {
         let text = self.text(files, path, LARGEST_DATABASE)?;
         if text.is_some() {
             self.found_database(files, path)?;
@@ -297,7 +297,7 @@ impl Read {
     }
 
     /// Tells that the file at `path` is a list of packages, whose time counts.
-    fn found_database(&mut self, files: &dyn Files, path: &str) -> Result<()> {
+    fn found_database(&mut self, files: &dyn Tree, path: &str) -> Result<()> {
         self.database = true;
         let modified = files.modified(path)?.unwrap_or_default();
         self.modified = self.modified.max(modified);

@@ -23,7 +23,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-impl Files for Guest {
+impl Tree for Guest {
     fn read(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
         match self.0.get(path).map(Vec::as_slice) {
             Some(b"unreadable") => Err(Error::new(format!("reading {path}")).cause("damaged")),

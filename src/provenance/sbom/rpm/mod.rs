@@ -8,7 +8,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, MAIN_DB};
 
 use self::header::{Header, Tag};
-use super::{Files, Inventory, Manager, Package, Read};
+use super::{Inventory, Manager, Package, Read, Tree};
 use crate::error::Result;
 
 /// Where the database is: today, and before (often one is a link to the other).
@@ -23,7 +23,7 @@ const LARGEST: usize = 256 << 20;
 /// Keys that rpm trusts are kept among the packages, under this name.
 const KEY: &str = "gpg-pubkey";
 
-pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
+pub(super) fn read(files: &dyn Tree, found: &Inventory) -> Result<Read> {
     let mut read = Read::default();
     for folder in FOLDERS {
         let path = format!("{folder}/rpmdb.sqlite");
@@ -51,7 +51,7 @@ pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
 }
 
 /// Notes what SQLite has not put into the database yet: rpm does that when it ends, unless it is killed.
-fn not_written(files: &dyn Files, path: &str, read: &mut Read) -> Result<()> {
+fn not_written(files: &dyn Tree, path: &str, read: &mut Read) -> Result<()> {
     let log = format!("{path}-wal");
     if files.read(&log, 1)?.is_some_and(|start| !start.is_empty()) {
         read.note(format!(
