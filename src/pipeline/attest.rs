@@ -12,7 +12,7 @@ use crate::provenance::bundle::Bundle;
 use crate::provenance::dsse::{Envelope, PAYLOAD_TYPE, pae};
 use crate::provenance::sbom::{self, Inventory, cyclonedx, spdx};
 use crate::provenance::statement::*;
-use crate::provenance::{Files, Release, digests, file_name, public_address, sha256};
+use crate::provenance::{Files, Release, digests, file_name, public_url, sha256};
 use crate::record::{self, Record, Results, Tools};
 use crate::seed::UserData;
 use crate::source::{BaseImage, Verified};
@@ -289,7 +289,7 @@ fn dependencies(bench: &Workbench<'_>, base: &BaseImage, steps: &[Step]) -> Vec<
     }
     let named = |kind: Kinds, name: &str, location: &str, digest: &str| Dependency {
         name: name.to_owned(),
-        uri: address(location),
+        uri: public_url(location),
         digest: sha256(digest),
         annotations: About::new(kind),
     };
@@ -341,20 +341,12 @@ fn base_image(base: &BaseImage) -> Dependency {
     };
     Dependency {
         name: file_name(Path::new(&base.origin)),
-        uri: address(&base.origin),
+        uri: public_url(&base.origin),
         digest: sha256(&base.sha256),
         annotations: About {
             verified: Some(record::public(&base.verified)),
             ..About::new(kind)
         },
-    }
-}
-
-/// An address of the web, without credentials; none for a path.
-fn address(location: &str) -> Option<String> {
-    match location.contains("://") {
-        true => public_address(location),
-        false => None,
     }
 }
 
@@ -402,7 +394,7 @@ fn of_step(step: &Step, public: &Public) -> Vec<Dependency> {
             let name = digest.algorithm.name().to_owned();
             vec![Dependency {
                 name: fetch.name().to_owned(),
-                uri: fetch.urls.first().and_then(|url| address(url)),
+                uri: fetch.urls.first().and_then(|url| public_url(url)),
                 digest: Digests::from([(name, digest.hex.clone())]),
                 annotations: about(Kinds::Fetch, Some(fetch.to.clone())),
             }]
