@@ -56,6 +56,7 @@ impl Machines {
             Ok(entries) => entries,
             Err(error) => return self.not_seen(folder, &error),
         };
+        let mut unread = vec![];
         for path in entries.flatten().map(|entry| entry.path()) {
             if path.extension().is_none_or(|extension| extension != "xml") {
                 continue;
@@ -63,7 +64,7 @@ impl Machines {
             let definition = match std::fs::read_to_string(&path) {
                 Ok(definition) => definition,
                 Err(error) => {
-                    self.not_seen(&path, &error);
+                    unread.push(error);
                     continue;
                 }
             };
@@ -71,6 +72,15 @@ impl Machines {
                 Ok(document) => visit(self, document.root_element()),
                 Err(error) => self.not_seen(&path, &io::Error::other(error)),
             }
+        }
+        // To an ordinary user these are often all of the system's.
+        if let Some(first) = unread.first() {
+            let folder = folder.display();
+            let told = format!(
+                "{folder}: {} definitions cannot be read: {first}",
+                unread.len()
+            );
+            self.unseen.push(printable(&told));
         }
     }
 
@@ -250,6 +260,7 @@ mod tests {
         let host = Host::new();
         host.define("qemu/broken.xml", "<domain>");
         host.define("qemu/binary.xml/x", "a folder");
+        host.define("qemu/other.xml/x", "a folder");
         host.define("qemu/networks/default.xml", "not a machine");
         std::fs::write(
             host.path("odd.qcow2"),
@@ -262,7 +273,7 @@ mod tests {
         );
         let mut unseen = host.defined().unseen;
         unseen.sort();
-        let names = ["binary.xml: ", "broken.xml: ", "odd.qcow2: "];
+        let names = ["qemu/broken.xml: ", "qemu: 2 definitions", "odd.qcow2: "];
         assert_eq!(unseen.len(), names.len(), "{unseen:?}");
         for (unseen, name) in unseen.iter().zip(names) {
             assert!(unseen.contains(name), "{unseen}");
