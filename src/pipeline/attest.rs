@@ -125,7 +125,7 @@ async fn sign(bench: &Workbench<'_>, message: &[u8]) -> Result<Vec<u8>> {
     };
     signed.await.map_err(|error| {
         error.hint(
-            "nothing was published; `ssh-add` the key and run the build again: it goes on from its layers",
+            "nothing was published; `ssh-add` the key and run the build again: steps with a layer are not done again",
         )
     })
 }
