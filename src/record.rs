@@ -15,7 +15,7 @@ use crate::error::{Context, Error, Result};
 use crate::plan::Plan;
 use crate::proc::Program;
 use crate::provenance::statement::{BuildDefinition, Done};
-use crate::provenance::{file_name, public_address};
+use crate::provenance::{file_name, public_origin};
 use crate::run::events::{Events, Unit};
 use crate::run::{Run, Timing};
 use crate::seal;
@@ -278,21 +278,6 @@ pub fn public(verified: &Verified) -> Verified {
     }
 }
 
-/// The folders of the machine that built it are nobody's business.
-fn public_origin(origin: &str) -> String {
-    if !origin.contains("://") {
-        return file_name(Path::new(origin));
-    }
-    // What is behind it, in a flake's reference, says which of its images it is.
-    let (address, output) = match origin.split_once('#') {
-        Some((address, output)) => (address, format!("#{output}")),
-        None => (origin, String::new()),
-    };
-    let path = address.split('?').next().unwrap_or_default();
-    let public = public_address(address).unwrap_or_else(|| file_name(Path::new(path)));
-    format!("{public}{output}")
-}
-
 /// The sha256 of a file in lower-case hex, with a progress bar.
 pub async fn digest(path: PathBuf, events: &Events) -> Result<String> {
     let events = events.clone();
@@ -318,27 +303,4 @@ pub async fn digest(path: PathBuf, events: &Events) -> Result<String> {
         .await
         .map_err(|error| Error::new("hashing the image").caused_by(&error))?
         .doing(|| "hashing the image")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_origin_is_told_without_folders_of_this_machine_and_credentials() {
-        for (origin, told) in [
-            ("/home/me/base.qcow2", "base.qcow2"),
-            ("path:/home/me/flake#image", "flake#image"),
-            ("git+file:///home/me/flake?dir=a#image", "flake#image"),
-            (
-                "git+ssh://me@host/flake#image",
-                "git+ssh://host/flake#image",
-            ),
-            ("https://me:pw@host/a.img?token=x", "https://host/a.img"),
-            ("https://host/a.img", "https://host/a.img"),
-            ("file:///srv/a.img", "a.img"),
-        ] {
-            assert_eq!(public_origin(origin), told);
-        }
-    }
 }

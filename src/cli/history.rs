@@ -1,7 +1,7 @@
 //! `imgbuild history`.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::error::Result;
 use crate::store::registry::{Action, Event};
@@ -22,8 +22,7 @@ pub fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
         true => "nothing was done yet\n".to_owned(),
         false => text,
     };
-    let list: Value = events.iter().map(value).collect();
-    screen.result(&text, &json!({"event": "result", "history": list}));
+    screen.result(&text, &json!({"event": "result", "history": events}));
     Ok(())
 }
 
@@ -46,12 +45,4 @@ fn line(event: &Event) -> String {
         "{at}  {}  {}@{}  {done}{reason}\n",
         event.who, event.image, event.number
     )
-}
-
-fn value(event: &Event) -> Value {
-    json!({
-        "at": event.at, "who": event.who, "action": event.action.name(), "image": event.image,
-        "version": event.number, "channel": event.channel, "previous": event.previous,
-        "reason": event.reason,
-    })
 }

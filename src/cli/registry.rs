@@ -18,7 +18,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Make the registry anew from the build records beside images
+    /// Make the registry anew from the build records beside images, and from its history
     Rebuild {
         /// Folders with images, besides those where imgbuild has built something before
         folders: Vec<PathBuf>,
@@ -35,13 +35,16 @@ pub fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
         screen.note(&format!("the old registry is now {}", old.display()));
     }
     let text = format!(
-        "{} versions found in {} folders\n",
+        "{} versions found in {} folders; {} channels and {} revocations are as they were\n",
         rebuilt.versions,
-        rebuilt.folders.len()
+        rebuilt.folders.len(),
+        rebuilt.channels,
+        rebuilt.revoked
     );
     let value = json!({
-        "event": "result", "versions": rebuilt.versions, "folders": rebuilt.folders,
-        "left-out": rebuilt.left_out, "old": rebuilt.old,
+        "event": "result", "versions": rebuilt.versions, "channels": rebuilt.channels,
+        "revoked": rebuilt.revoked, "folders": rebuilt.folders, "left-out": rebuilt.left_out,
+        "old": rebuilt.old,
     });
     screen.result(&text, &value);
     Ok(())

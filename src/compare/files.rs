@@ -17,7 +17,7 @@ const MAX_READ: u64 = 64 << 20;
 
 /// What is different in the trees of files of two guests.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Files {
+pub struct FileChanges {
     pub added: Vec<String>,
     pub removed: Vec<String>,
     /// What of each is different: `content`, `kind`, `mode`, `owner`, `target` (of a link).
@@ -49,9 +49,9 @@ impl About {
 /// Compares the files on two disk images that stand alone.
 ///
 /// Errors: a disk has no root file system that can be read; reading takes far too long.
-pub async fn files(old: (PathBuf, Format), new: (PathBuf, Format)) -> Result<Files> {
+pub async fn files(old: (PathBuf, Format), new: (PathBuf, Format)) -> Result<FileChanges> {
     disk::read_apart("compare", "comparing files", move |deadline| {
-        let mut files = Files::default();
+        let mut files = FileChanges::default();
         let mut open = |(path, format): (PathBuf, Format)| {
             let disk = Disk::open(&path, format, deadline)?;
             let (guest, unread) = seal::guest(&disk)?;
@@ -73,7 +73,7 @@ pub async fn files(old: (PathBuf, Format), new: (PathBuf, Format)) -> Result<Fil
     .await
 }
 
-fn compare(old: &Guest, new: &Guest, files: &mut Files) -> Result<()> {
+fn compare(old: &Guest, new: &Guest, files: &mut FileChanges) -> Result<()> {
     let mut before = tree(old)?;
     for (path, now) in tree(new)? {
         let Some(was) = before.remove(&path) else {

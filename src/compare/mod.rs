@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-pub use files::{Files, files};
+pub use files::{FileChanges, files};
 pub use packages::packages;
 
 use crate::record::Known;

@@ -20,6 +20,7 @@ pub use ext::Superblock;
 pub use free::{Free, Left, free_blocks};
 use image::{Extent, Image};
 pub use partitions::{Content, Part, content, partitions};
+pub use qcow2::backing_file;
 
 use crate::error::{Error, Result};
 use crate::source::Format;

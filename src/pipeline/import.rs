@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::inventory::inventory;
 use super::workbench::Workbench;
-use super::{Artifact, attest};
+use super::{Artifact, attest, definition};
 use crate::backend::qemu::image;
 use crate::error::Result;
 use crate::record;
@@ -24,7 +24,7 @@ pub(super) async fn image(bench: &Workbench<'_>, base: &BaseImage) -> Result<Art
     let list = inventory(bench.unfinished_path(), bench.target.format, plan);
     let list = run.phase("sbom", async { Ok(list.await) });
     let (sha256, inventory) = futures_util::future::try_join(digest, list).await?;
-    let definition = attest::definition(bench, base, &[]);
+    let definition = definition::of(bench, base, &[]);
     let results = record::Results {
         version: &bench.version,
         started: bench.started,

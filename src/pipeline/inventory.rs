@@ -6,7 +6,7 @@ use crate::disk::{self, Disk};
 use crate::error::Result;
 use crate::plan::{Action, Plan};
 use crate::provenance::public_address;
-use crate::provenance::sbom::{Files, Inventory, Package};
+use crate::provenance::sbom::{Inventory, Package, Tree};
 use crate::seal::{self, Guest};
 use crate::source::Format;
 
@@ -56,7 +56,7 @@ async fn read(path: PathBuf, format: Format) -> Result<Inventory> {
     .await
 }
 
-impl Files for Guest {
+impl Tree for Guest {
     fn read(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
         Guest::read(self, path.as_bytes(), limit)
     }

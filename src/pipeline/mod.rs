@@ -3,6 +3,7 @@
 mod attest;
 mod begin;
 mod choice;
+mod definition;
 mod import;
 mod inventory;
 mod public;
@@ -208,7 +209,7 @@ async fn build_image<'b>(
     finish(plan, run, &mut machine, &mut guest, finished).await?;
     uploads.look_at_tests(plan)?;
     let steps = uploads.steps(plan);
-    let definition = attest::definition(bench, base, &steps);
+    let definition = definition::of(bench, base, &steps);
     let (sealing, evidence) = sealing(plan, &identity)?;
     let seal = seal_step(&attest::release(bench, &definition)?, &sealing);
     run.phase("seal", machine.during(guest.apply(&seal)))

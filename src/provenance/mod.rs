@@ -1,6 +1,7 @@
 //! What an image was made from, in the field's formats, and whether that can be believed. Nothing here reads or writes
 //! anything but its arguments.
 
+mod address;
 pub mod bundle;
 pub mod dsse;
 pub mod policy;
@@ -17,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+pub use address::{public_address, public_origin, public_url};
 pub use release::{INPUTS, RELEASE, Release};
 
 use crate::error::{Context, Error, Kind, Result};
@@ -75,30 +77,6 @@ pub fn file_name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// An address without what may be a credential: user, password, query, fragment. `git@host:path` becomes `ssh://host/path`.
-/// `None` for what is no address but a path.
-pub fn public_address(text: &str) -> Option<String> {
-    let (scheme, rest) = match text.split_once("://") {
-        Some((scheme, rest)) => (scheme, rest.to_owned()),
-        None => {
-            let (host, path) = text.split_once(':')?;
-            // A path may have a colon too, but not before its first slash.
-            if host.is_empty() || host.contains('/') {
-                return None;
-            }
-            ("ssh", format!("{host}/{}", path.trim_start_matches('/')))
-        }
-    };
-    // `git+file` of flakes, too.
-    if scheme.rsplit('+').next() == Some("file") {
-        return None;
-    }
-    let rest = rest.split(['?', '#']).next().unwrap_or_default();
-    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let host = host.rsplit('@').next().unwrap_or_default();
-    (!host.is_empty()).then(|| format!("{scheme}://{host}/{path}"))
-}
-
 /// Foreign text as one line that does nothing to a terminal.
 pub fn one_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
@@ -133,28 +111,6 @@ pub fn digests(bytes: &[u8]) -> Digests {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_address_is_shown_without_credentials_and_a_path_is_none() {
-        for (text, shown) in [
-            (
-                "https://me:hunter2@host/a.git?token=x#y",
-                Some("https://host/a.git"),
-            ),
-            ("https://host/a", Some("https://host/a")),
-            ("git@host:me/a.git", Some("ssh://host/me/a.git")),
-            ("ssh://me@host:22/a", Some("ssh://host:22/a")),
-            ("https://a@b@host/x", Some("https://host/x")),
-            ("/home/me/a.git", None),
-            ("../a", None),
-            ("./a:b", None),
-            ("file:///home/me/a", None),
-            ("git+file:///home/me/a", None),
-            ("", None),
-        ] {
-            assert_eq!(public_address(text).as_deref(), shown, "{text}");
-        }
-    }
 
     #[test]
     fn files_are_named_after_the_image_without_its_extension() {

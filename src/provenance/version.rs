@@ -2,12 +2,16 @@
 
 use std::cmp::Ordering;
 
-/// Compares versions as dpkg does (Debian's policy, 5.6.12). What other managers call a version before the release is put
-/// into dpkg's form first.
+/// Compares versions as rpm does for its packages, and all else as dpkg does (Debian's policy, 5.6.12). What other managers
+/// call a version before the release is put into dpkg's form first.
 pub fn compare(manager: &str, a: &str, b: &str) -> Ordering {
     match manager {
-        "npm" | "apk" | "pypi" => debian(&before_release(manager, a), &before_release(manager, b)),
-        _ => debian(a, b),
+        "rpm" => by_parts(a, b, rpm),
+        "npm" | "apk" | "pypi" => {
+            let [a, b] = [a, b].map(|version| before_release(manager, version));
+            by_parts(&a, &b, debian)
+        }
+        _ => by_parts(a, b, debian),
     }
 }
 
@@ -45,7 +49,8 @@ fn before_release(manager: &str, version: &str) -> String {
     }
 }
 
-fn debian(a: &str, b: &str) -> Ordering {
+/// Compares epochs, then versions, then revisions, each by `compare`.
+fn by_parts(a: &str, b: &str, compare: fn(&[u8], &[u8]) -> Ordering) -> Ordering {
     let parts = |version: &str| {
         let (epoch, rest) = version.split_once(':').unwrap_or(("0", version));
         let (upstream, revision) = rest.rsplit_once('-').unwrap_or((rest, ""));
@@ -54,13 +59,13 @@ fn debian(a: &str, b: &str) -> Ordering {
     let (a, b) = (parts(a), parts(b));
     let parts = a.iter().zip(&b);
     parts
-        .map(|(a, b)| part(a.as_bytes(), b.as_bytes()))
+        .map(|(a, b)| compare(a.as_bytes(), b.as_bytes()))
         .find(|order| order.is_ne())
         .unwrap_or(Ordering::Equal)
 }
 
 /// Text and numbers in turn; of two texts, `~` is before the end, and that before letters, and those before all else.
-fn part(mut a: &[u8], mut b: &[u8]) -> Ordering {
+fn debian(mut a: &[u8], mut b: &[u8]) -> Ordering {
     let weight = |byte: Option<&u8>| match byte {
         Some(b'~') => -1,
         None => 0,
@@ -95,6 +100,49 @@ fn part(mut a: &[u8], mut b: &[u8]) -> Ordering {
     Ordering::Equal
 }
 
+/// Part by part (rpm's manual, rpm-version(7)).
+fn rpm(a: &[u8], b: &[u8]) -> Ordering {
+    segments(a).cmp(&segments(b))
+}
+
+/// What rpm takes a version apart into, the least first. What is between words and numbers does not count.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Segment<'v> {
+    /// `~`: the version is before the one that ends here.
+    Before,
+    End,
+    /// `^`: it is after that, but before all that have more.
+    After,
+    Word(&'v [u8]),
+    /// The count of its digits, and these.
+    Number(usize, &'v [u8]),
+}
+
+fn segments(mut version: &[u8]) -> Vec<Segment<'_>> {
+    let mut all = vec![];
+    while let Some((first, mut rest)) = version.split_first() {
+        match first {
+            b'~' => all.push(Segment::Before),
+            b'^' => all.push(Segment::After),
+            b'0'..=b'9' => {
+                let digits;
+                (digits, rest) = number(version);
+                all.push(Segment::Number(digits.len(), digits));
+            }
+            _ if first.is_ascii_alphabetic() => {
+                let end = version.iter().position(|byte| !byte.is_ascii_alphabetic());
+                let word;
+                (word, rest) = version.split_at(end.unwrap_or(version.len()));
+                all.push(Segment::Word(word));
+            }
+            _ => {}
+        }
+        version = rest;
+    }
+    all.push(Segment::End);
+    all
+}
+
 /// The digits at the start, without leading zeros, and what follows.
 fn number(text: &[u8]) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| !byte.is_ascii_digit());
@@ -127,6 +175,17 @@ mod tests {
             ("pypi", "1.0.dev3", "1.0"),
             ("pypi", "1.0", "1.0.post1"),
             ("generic", "1.2", "1.3"),
+            ("rpm", "1.0-1.el9", "1.0-2.el9"),
+            ("rpm", "9-1", "10-1"),
+            ("rpm", "9-1", "1:0-1"),
+            ("rpm", "1.0~rc1-1", "1.0-1"),
+            ("rpm", "1.0-1", "1.0^git1-1"),
+            ("rpm", "1.0^git1-1", "1.0.1-1"),
+            ("rpm", "1.0-1", "1.0a-1"),
+            ("rpm", "1.0a-1", "1.0.1-1"),
+            // dpkg's order is another one here.
+            ("rpm", "1-4.el9", "1-4.1"),
+            ("rpm", "3.0.7", "3.0.7-28.el9"),
         ] {
             assert_eq!(
                 compare(manager, older, newer),
@@ -141,6 +200,7 @@ mod tests {
             assert_eq!(compare(manager, older, older), Ordering::Equal, "{older}");
         }
         assert_eq!(compare("deb", "1.00", "1.0"), Ordering::Equal);
+        assert_eq!(compare("rpm", "1_00", "1.0"), Ordering::Equal);
         assert_eq!(
             compare("npm", "1.0.0+build1", "1.0.0+build2"),
             Ordering::Equal

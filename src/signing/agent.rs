@@ -1,5 +1,6 @@
 //! Keys that ssh-agent holds (the protocol is draft-ietf-sshm-ssh-agent).
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use super::PublicKey;
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 
 const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
@@ -17,8 +18,10 @@ const SIGN_RESPONSE: u8 = 14;
 /// OpenSSH's own limit of a message, in bytes.
 const LONGEST: usize = 256 * 1024;
 
-/// Somebody may have to touch or confirm something.
+/// For what an agent knows by itself.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Somebody may have to touch or confirm something, and has seen the build go on for an hour.
+const CONSENT: Duration = Duration::from_secs(600);
 
 /// An agent that answers at a socket.
 #[derive(Debug, Clone)]
@@ -38,7 +41,8 @@ impl Agent {
 
     /// Whether it holds this key.
     pub async fn holds(&self, key: &PublicKey) -> Result<bool> {
-        let answer = self.ask(&[REQUEST_IDENTITIES], IDENTITIES_ANSWER).await?;
+        let answer = self.ask(&[REQUEST_IDENTITIES], IDENTITIES_ANSWER, PATIENCE);
+        let answer = answer.await?;
         let wanted = blob(key);
         let mut rest = answer.as_slice();
         let count = number(&mut rest).unwrap_or_default();
@@ -60,7 +64,7 @@ impl Agent {
         put(&mut request, message);
         // No flags.
         request.extend([0; 4]);
-        let answer = self.ask(&request, SIGN_RESPONSE).await?;
+        let answer = self.ask(&request, SIGN_RESPONSE, CONSENT).await?;
         let mut rest = answer.as_slice();
         let signature = string(&mut rest).and_then(|mut signature| {
             let kind = string(&mut signature)?;
@@ -71,8 +75,8 @@ impl Agent {
             .ok_or_else(|| self.failed("it gave no ed25519 signature"))
     }
 
-    /// The answer without its type, which must be `wanted`.
-    async fn ask(&self, request: &[u8], wanted: u8) -> Result<Vec<u8>> {
+    /// The answer without its type, which must be `wanted` and come in time.
+    async fn ask(&self, request: &[u8], wanted: u8, patience: Duration) -> Result<Vec<u8>> {
         let exchange = async {
             let mut stream = UnixStream::connect(&self.0).await?;
             let mut message = vec![];
@@ -86,19 +90,17 @@ impl Agent {
             stream.read_exact(&mut answer).await?;
             Ok(answer)
         };
-        let doing = || "asking ssh-agent";
-        let answer = tokio::time::timeout(PATIENCE, exchange).await;
-        let mut answer = answer
-            .map_err(|_| self.failed("it does not answer"))?
-            .doing(doing)?;
+        let answer = tokio::time::timeout(patience, exchange).await;
+        let answer = answer.map_err(|_| self.failed("it does not answer"))?;
+        let mut answer = answer.map_err(|error| self.failed(error))?;
         match answer.remove(0) {
             kind if kind == wanted => Ok(answer),
             _ => Err(self.failed("it refused")),
         }
     }
 
-    fn failed(&self, cause: &str) -> Error {
-        Error::new("asking ssh-agent")
+    pub(super) fn failed(&self, cause: impl Display) -> Error {
+        Error::new(format!("asking ssh-agent at {}", self.0.display()))
             .cause(cause)
             .hint("`ssh-add -l` lists the keys that it holds")
     }
@@ -134,15 +136,17 @@ fn string<'a>(from: &mut &'a [u8]) -> Option<&'a [u8]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Private, Signer};
     use super::*;
     use tokio::net::UnixListener;
 
-    /// An agent that gives this answer to whoever comes.
-    fn agent(folder: &std::path::Path, answer: Vec<u8>) -> Agent {
+    /// An agent that gives these answers in turn, and the last one to all who come later.
+    fn agent(folder: &std::path::Path, answers: Vec<Vec<u8>>) -> Agent {
         let path = folder.join("agent");
         let listener = UnixListener::bind(&path).unwrap();
         tokio::spawn(async move {
-            loop {
+            let last = answers.last().cloned();
+            for answer in answers.into_iter().chain(last.into_iter().cycle()) {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let length = stream.read_u32().await.unwrap();
                 let mut request = vec![0; length as usize];
@@ -159,18 +163,52 @@ mod tests {
         message
     }
 
+    /// The list of an agent that holds this key.
+    fn list(held: &PublicKey) -> Vec<u8> {
+        let mut list = vec![IDENTITIES_ANSWER, 0, 0, 0, 2];
+        put(&mut list, b"a key of another kind");
+        put(&mut list, b"its comment");
+        put(&mut list, &blob(held));
+        put(&mut list, b"comment");
+        message(&list)
+    }
+
     #[tokio::test]
     async fn an_agent_holds_what_it_lists() {
         let folder = tempfile::tempdir().unwrap();
         let (held, other) = (PublicKey::new([7; 32], "a"), PublicKey::new([8; 32], "b"));
-        let mut list = vec![IDENTITIES_ANSWER, 0, 0, 0, 2];
-        put(&mut list, b"a key of another kind");
-        put(&mut list, b"its comment");
-        put(&mut list, &blob(&held));
-        put(&mut list, b"comment");
-        let agent = agent(folder.path(), message(&list));
+        let agent = agent(folder.path(), vec![list(&held)]);
         assert!(agent.holds(&held).await.unwrap());
         assert!(!agent.holds(&other).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_is_locked_is_waited_for_and_not_for_ever() {
+        let key = PublicKey::new([7; 32], "a");
+        let locked = message(&[IDENTITIES_ANSWER, 0, 0, 0, 0]);
+        let ready = async |answers, patience| {
+            let folder = tempfile::tempdir().unwrap();
+            let signer = Signer {
+                public: key.clone(),
+                private: Private::Agent(agent(folder.path(), answers)),
+            };
+            let mut told = vec![];
+            let ready = signer.until_ready(patience, |why| told.push(why.to_string()));
+            (ready.await, told)
+        };
+        let long = Duration::from_secs(600);
+        let (done, told) = ready(vec![locked.clone(), locked.clone(), list(&key)], long).await;
+        done.unwrap();
+        assert!(
+            told.len() == 1 && told[0].contains("does not hold"),
+            "{told:?}"
+        );
+        let (done, told) = ready(vec![list(&key)], Duration::ZERO).await;
+        done.unwrap();
+        assert_eq!(told, Vec::<String>::new());
+        let (done, _) = ready(vec![locked], Duration::ZERO).await;
+        let error = done.unwrap_err();
+        assert!(error.get_hint().unwrap().contains("ssh-add"), "{error:?}");
     }
 
     #[tokio::test]
@@ -183,7 +221,7 @@ mod tests {
             vec![0; 4],
         ] {
             let folder = tempfile::tempdir().unwrap();
-            let agent = agent(folder.path(), answer);
+            let agent = agent(folder.path(), vec![answer]);
             agent.sign(&key, b"x").await.unwrap_err();
         }
     }

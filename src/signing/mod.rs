@@ -8,6 +8,7 @@ mod trusted;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ring::signature::Ed25519KeyPair;
 use secrecy::{ExposeSecret, SecretString};
@@ -27,6 +28,11 @@ use crate::store::Dirs;
 const KEY: &str = "IMGBUILD_SIGNING_KEY";
 /// What says the passphrase of a key that has one.
 pub const PASSPHRASE: &str = "IMGBUILD_SIGNING_PASSPHRASE";
+
+/// What an agent is asked to sign first, to see whether it does. It means nothing.
+const TRIAL: &[u8] = b"imgbuild asks whether this key signs";
+/// How long to wait before an agent is asked again: nobody who has just typed a passphrase notices.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Somebody who can sign.
 #[derive(Debug)]
@@ -72,6 +78,34 @@ impl Signer {
     /// Who that is.
     pub fn public(&self) -> &PublicKey {
         &self.public
+    }
+
+    /// Waits, at most for `patience`, until the key is where it was: an agent may have ended, be locked or have forgotten the
+    /// key. `told` hears why, if that takes waiting.
+    ///
+    /// Errors: the same, when it was waited for in vain.
+    pub async fn until_ready(&self, patience: Duration, told: impl FnOnce(&Error)) -> Result<()> {
+        let Err(why) = self.ready().await else {
+            return Ok(());
+        };
+        told(&why);
+        let ready = async {
+            while self.ready().await.is_err() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let ready = tokio::time::timeout(patience, ready).await;
+        ready.map_err(|_| why)
+    }
+
+    async fn ready(&self) -> Result<()> {
+        let Private::Agent(agent) = &self.private else {
+            return Ok(());
+        };
+        match agent.holds(&self.public).await? {
+            true => Ok(()),
+            false => Err(agent.failed("it does not hold the key any more")),
+        }
     }
 
     /// Signs a message: 64 bytes.
@@ -207,11 +241,16 @@ impl Signing {
         let Some(agent) = &self.agent else {
             return Ok(None);
         };
-        let holds = agent.holds(public).await?;
-        Ok(holds.then(|| Signer {
+        if !agent.holds(public).await? {
+            return Ok(None);
+        }
+        let signer = Signer {
             public: public.clone(),
             private: Private::Agent(agent.clone()),
-        }))
+        };
+        // It may hold keys that it does not sign this with, such as those that are for certain hosts only.
+        signer.sign(TRIAL).await?;
+        Ok(Some(signer))
     }
 
     async fn unlock(&self, key: &PrivateKey, path: &Path, events: &Events) -> Result<Signer> {

@@ -17,6 +17,8 @@ pub struct Dirs {
     pub config: PathBuf,
     /// A cache that somebody else fills, on a network share for instance: it is read, never written.
     pub shared: Option<PathBuf>,
+    /// Where libvirt keeps what it knows: the system's, and this user's.
+    pub libvirt: Vec<PathBuf>,
 }
 
 impl Dirs {
@@ -25,8 +27,12 @@ impl Dirs {
     pub fn from_env() -> Result<Self> {
         let shared = std::env::var_os("IMGBUILD_SHARED_CACHE").filter(|path| !path.is_empty());
         let shared = shared.map(PathBuf::from);
+        let own = etcetera::base_strategy::Xdg::new().ok();
+        let own = own.map(|xdg| xdg.config_dir().join("libvirt"));
+        let system = PathBuf::from("/etc/libvirt");
         Ok(Dirs {
             shared,
+            libvirt: [system].into_iter().chain(own).collect(),
             ..Dirs::own()?
         })
     }
@@ -51,6 +57,7 @@ impl Dirs {
                 .join("imgbuild"),
             config: xdg.config_dir().join("imgbuild"),
             shared: None,
+            libvirt: vec![],
         })
     }
 
@@ -61,6 +68,7 @@ impl Dirs {
             state: home.join("state"),
             config: home.join("config"),
             shared: None,
+            libvirt: vec![],
         }
     }
 
@@ -92,6 +100,11 @@ impl Dirs {
     /// The versions of all images.
     pub fn registry(&self) -> PathBuf {
         self.state.join("registry.db")
+    }
+
+    /// What was done to these, line by line.
+    pub fn history(&self) -> PathBuf {
+        self.state.join("history.jsonl")
     }
 
     /// The key that secrets are hashed with.

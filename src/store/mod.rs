@@ -5,6 +5,7 @@ pub mod artifact;
 pub mod dirs;
 mod keyed_hash;
 pub mod layers;
+mod libvirt;
 pub mod lock;
 pub mod open_files;
 pub mod outputs;

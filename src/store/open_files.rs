@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::error::{Context, Result};
 
 /// A file, whatever its names are: device and inode.
-type Id = (u64, u64);
+pub(super) type Id = (u64, u64);
 
 /// What was open at one moment.
 pub struct OpenFiles(HashMap<Id, String>);
@@ -50,10 +50,15 @@ impl OpenFiles {
     }
 
     /// Who has a file open, if somebody has.
-    pub fn holder(&self, path: &Path) -> Option<String> {
-        let about = std::fs::metadata(path).ok()?;
-        self.0.get(&(about.dev(), about.ino())).cloned()
+    pub(super) fn holder(&self, file: Id) -> Option<&str> {
+        self.0.get(&file).map(String::as_str)
     }
+}
+
+/// The file at a path, if there is one.
+pub(super) fn id(path: &Path) -> Option<Id> {
+    let about = std::fs::metadata(path).ok()?;
+    Some((about.dev(), about.ino()))
 }
 
 /// The file of a line of `/proc/locks` (proc_locks(5)): its sixth field is `MAJOR:MINOR:INODE`, the first two in hexadecimal
@@ -70,6 +75,11 @@ fn locked(line: &str) -> Option<Id> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn holder(path: &Path) -> Option<String> {
+        let open = OpenFiles::now().unwrap();
+        open.holder(id(path).unwrap()).map(str::to_owned)
+    }
 
     #[test]
     fn lines_of_locks_are_understood() {
@@ -92,11 +102,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("image");
         let file = std::fs::File::create(&path).unwrap();
-        assert_eq!(
-            OpenFiles::now().unwrap().holder(&path),
-            None,
-            "it is our own"
-        );
+        assert_eq!(holder(&path), None, "it is our own");
         let mut child = std::process::Command::new("sleep")
             .arg("1000")
             .stdin(file)
@@ -106,11 +112,11 @@ mod tests {
         let other = folder.path().join("other");
         std::fs::hard_link(&path, &other).unwrap();
         let expected = format!("sleep (process {})", child.id());
-        let holder = OpenFiles::now().unwrap().holder(&other);
+        let found = holder(&other);
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(holder, Some(expected));
-        assert_eq!(OpenFiles::now().unwrap().holder(&path), None);
+        assert_eq!(found, Some(expected));
+        assert_eq!(holder(&path), None);
     }
 
     #[test]
@@ -119,6 +125,6 @@ mod tests {
         let path = folder.path().join("image");
         let file = std::fs::File::create(&path).unwrap();
         file.lock_shared().unwrap();
-        assert!(OpenFiles::now().unwrap().holder(&path).is_some());
+        assert!(holder(&path).is_some());
     }
 }

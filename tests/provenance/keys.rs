@@ -1,6 +1,5 @@
 //! Whose keys sign, and whose are believed.
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::lab::terminal::Terminal;
@@ -28,27 +27,6 @@ fn a_key_that_was_replaced_is_still_good_for_what_it_has_signed() {
         shown.contains(&after) && !shown.contains(&before),
         "{shown}"
     );
-}
-
-/// A key made by ssh-keygen.
-fn ssh_key(lab: &Lab, name: &str, passphrase: &str) -> PathBuf {
-    let path = lab.path(name);
-    let mut ssh = Command::new("ssh-keygen");
-    let made = ssh
-        .args([
-            "-q",
-            "-t",
-            "ed25519",
-            "-C",
-            name,
-            "-N",
-            passphrase,
-            "-f",
-            text(&path),
-        ])
-        .output();
-    accepted(&made.unwrap());
-    path
 }
 
 #[test]
@@ -112,94 +90,6 @@ fn a_passphrase_is_asked_for_where_somebody_is_and_not_shown() {
     assert_eq!(status.code(), Some(130), "{shown}");
     assert!(!lab.artifact("web").exists());
     lab.assert_nothing_left();
-}
-
-/// An ssh-agent that ends with the test.
-struct Agent {
-    socket: PathBuf,
-    process: std::process::Child,
-}
-
-impl Agent {
-    fn start(lab: &Lab, key: &Path) -> Self {
-        let socket = lab.path("agent");
-        let mut agent = Command::new("ssh-agent");
-        let process = agent
-            .args(["-D", "-a", text(&socket)])
-            .stdout(std::process::Stdio::null())
-            .spawn();
-        let agent = Agent {
-            process: process.unwrap(),
-            socket,
-        };
-        let add = || {
-            let mut add = Command::new("ssh-add");
-            add.arg("-q")
-                .arg(key)
-                .env("SSH_AUTH_SOCK", &agent.socket)
-                .output()
-                .unwrap()
-        };
-        // It does not tell when it listens.
-        let began = std::time::Instant::now();
-        while !agent.socket.exists() {
-            assert!(began.elapsed().as_secs() < 30, "the agent does not listen");
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
-        accepted(&add());
-        agent
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-}
-
-#[test]
-fn a_key_that_an_agent_holds_signs() {
-    let lab = Lab::new("provenance, agent");
-    let key = ssh_key(&lab, "held", "");
-    let agent = Agent::start(&lab, &key);
-    std::fs::remove_file(&key).unwrap();
-    let public = key.with_extension("pub");
-    debian(&lab);
-    let recipe = lab.write(
-        "web.toml",
-        "[image]\nname = \"web\"\n[source]\nimport = true\nfile = \"disk.raw\"\n",
-    );
-    let run = |socket: &Path| -> Ended {
-        let mut command = lab.command(&["run", text(&recipe)]);
-        let command = command
-            .env("IMGBUILD_SIGNING_KEY", &public)
-            .env("SSH_AUTH_SOCK", socket);
-        command.output().unwrap().into()
-    };
-    run(&agent.socket).with_code(0);
-    let image = newest(&lab, "web");
-    verify(&lab, &image, &["--key", text(&public)]).with_code(0);
-    let pem = lab.imgbuild(&[
-        "provenance",
-        "export",
-        text(&image),
-        "exported",
-        "--key",
-        text(&public),
-    ]);
-    pem.with_code(0);
-    let fingerprint = read(&beside(&image, "dsse"))["signatures"][0]["keyid"].clone();
-    let key = (
-        fingerprint.as_str().unwrap().to_owned(),
-        lab.path("exported/key.pem"),
-    );
-    for output in signatures(&image, &key) {
-        accepted(&output);
-    }
-    std::fs::remove_file(&image).unwrap();
-    run(&lab.path("no-agent")).with_code(1).saying("ssh-agent");
-    assert!(!image.exists());
 }
 
 #[test]

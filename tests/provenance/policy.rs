@@ -1,9 +1,6 @@
 //! What a policy demands, and what it is decided by.
 
-use std::path::Path;
 use std::process::Command;
-
-use serde_json::json;
 
 use crate::lab::Lab;
 use crate::lab::server::sha256;
@@ -96,78 +93,6 @@ fn a_list_of_packages_that_is_not_complete_proves_nothing() {
         .saying("the list of packages is not complete");
     accepted(&python(&["cyclonedx", text(&beside(&image, "sbom.cdx"))]));
     accepted(&python(&["spdx", text(&beside(&image, "sbom.spdx"))]));
-}
-
-fn git(folder: &Path, arguments: &[&str]) {
-    let who = ["-c", "user.name=x", "-c", "user.email=x@example.org"];
-    let mut git = Command::new("git");
-    accepted(
-        &git.arg("-C")
-            .arg(folder)
-            .args(who)
-            .args(arguments)
-            .output()
-            .unwrap(),
-    );
-}
-
-#[test]
-fn the_recipes_repository_is_recorded_without_credentials() {
-    let lab = Lab::new("provenance, git");
-    let folder = lab.path("images");
-    lab.write(
-        "images/recipes/web.toml",
-        "[image]\nname = \"web\"\n[source]\nimport = true\nfile = \"../../disk.raw\"\n",
-    );
-    debian(&lab);
-    git(&folder, &["init", "-q"]);
-    git(&folder, &["add", "."]);
-    git(&folder, &["commit", "-q", "-m", "x"]);
-    git(
-        &folder,
-        &[
-            "remote",
-            "add",
-            "origin",
-            "https://me:hunter2@example.org/images.git",
-        ],
-    );
-    let run = || {
-        lab.imgbuild(&["run", "--force", "images/recipes/web.toml"])
-            .with_code(0)
-    };
-    run();
-    let image = lab.artifact("web");
-    let statement = read(&beside(&image, "provenance"));
-    assert!(!statement.to_string().contains("hunter2"));
-    let definition = &statement["predicate"]["buildDefinition"];
-    assert_eq!(
-        definition["externalParameters"]["recipe"],
-        "recipes/web.toml"
-    );
-    let repository = &definition["resolvedDependencies"][1];
-    assert_eq!(repository["uri"], "git+https://example.org/images.git");
-    assert_eq!(
-        repository["annotations"],
-        json!({"kind": "repository", "dirty": false})
-    );
-    let commit = Command::new("git")
-        .arg("-C")
-        .arg(&folder)
-        .args(["rev-parse", "HEAD"])
-        .output();
-    let commit = String::from_utf8(commit.unwrap().stdout).unwrap();
-    assert_eq!(repository["digest"]["gitCommit"], commit.trim());
-    accepted(&python(&["statement", text(&beside(&image, "provenance"))]));
-
-    let policy = "[policy]\ngit-remote = [\"git@example.org:images\", \"https://example.org/images\"]\nclean-tree = true\n";
-    let policy = lab.write("policy.toml", policy);
-    verify(&lab, &image, &["--policy", text(&policy)]).with_code(0);
-    lab.write("images/new", "x");
-    run();
-    verify(&lab, &lab.artifact("web"), &["--policy", text(&policy)])
-        .with_code(6)
-        .saying("policy clean-tree: the repository had changes");
 }
 
 #[test]

@@ -81,6 +81,11 @@ pub fn debian(lab: &Lab) -> PathBuf {
     ] {
         lab.write(&format!("root/{path}"), text);
     }
+    disk(lab)
+}
+
+/// A disk with the files that are below `root`.
+pub fn disk(lab: &Lab) -> PathBuf {
     let image = lab.path("disk.raw");
     let made = Command::new("mke2fs")
         .env(
@@ -94,6 +99,14 @@ pub fn debian(lab: &Lab) -> PathBuf {
         .output();
     accepted(&made.unwrap());
     image
+}
+
+/// The package URLs of what is listed beside an image.
+pub fn purls(image: &Path) -> Vec<String> {
+    let document = read(&beside(image, "sbom.cdx"));
+    let components = document["components"].as_array().unwrap().iter();
+    let purls = components.filter_map(|component| component["purl"].as_str());
+    purls.map(str::to_owned).collect()
 }
 
 /// The newest version of an image, where its name is a link to it.
@@ -133,6 +146,27 @@ pub fn key(lab: &Lab) -> (String, PathBuf) {
     let pem = shown["key"]["pem"].as_str().unwrap();
     let fingerprint = shown["key"]["fingerprint"].as_str().unwrap();
     (fingerprint.to_owned(), lab.write("key.pem", pem))
+}
+
+/// A key made by ssh-keygen.
+pub fn ssh_key(lab: &Lab, name: &str, passphrase: &str) -> PathBuf {
+    let path = lab.path(name);
+    let mut ssh = Command::new("ssh-keygen");
+    let made = ssh
+        .args([
+            "-q",
+            "-t",
+            "ed25519",
+            "-C",
+            name,
+            "-N",
+            passphrase,
+            "-f",
+            text(&path),
+        ])
+        .output();
+    accepted(&made.unwrap());
+    path
 }
 
 /// Both programs that know signatures: each says whether it accepts what is beside the image.

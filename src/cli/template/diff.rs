@@ -5,7 +5,7 @@ use std::fmt::{Display, Write as _};
 use serde_json::json;
 
 use super::value;
-use crate::compare::{self, Changes, Files, Records};
+use crate::compare::{self, Changes, FileChanges, Records};
 use crate::error::{Context, Result};
 use crate::record::{self, Known};
 use crate::store::Registry;
@@ -96,7 +96,7 @@ impl Told {
         }
     }
 
-    fn files(&mut self, files: &Files) {
+    fn files(&mut self, files: &FileChanges) {
         for partition in &files.unread {
             self.line("unread", partition);
         }

@@ -19,6 +19,7 @@ pub fn prune(
     screen: Screen,
 ) -> Result<()> {
     let pruned = registry.prune(image, keep, dry_run)?;
+    tell_unseen(&pruned.unseen, screen);
     for (_, error) in &pruned.left {
         screen.error(None, error);
     }
@@ -70,11 +71,22 @@ fn needed_by(needed: &Use) -> Value {
         Use::Channel(name) => json!({"channel": name}),
         Use::Version(name) => json!({"version": name}),
         Use::Open(who) => json!({"open-in": who}),
+        Use::Machine(name) => json!({"machine": name}),
+    }
+}
+
+/// Tells which machines may use what was removed, for all that is known.
+fn tell_unseen(unseen: &[String], screen: Screen) {
+    for what in unseen {
+        screen.note(&format!(
+            "which images libvirt's machines use is not all known: {what}"
+        ));
     }
 }
 
 pub fn rm(registry: &mut Registry, reference: &Reference, screen: Screen) -> Result<()> {
-    let version = registry.remove(reference)?;
+    let (version, unseen) = registry.remove(reference)?;
+    tell_unseen(&unseen, screen);
     let text = format!("removed {} ({})\n", version.name(), bytes(version.size));
     screen.result(
         &text,

@@ -1,14 +1,18 @@
 //! What the header of a qcow2 image says. The layout is QEMU's `docs/interop/qcow2.rst`; numbers are big-endian.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::invalid;
 use crate::disk::number::{be32, be64};
 use crate::source::Format;
 
+/// "QFI" and 0xfb.
+const MAGIC: u32 = 0x5146_49fb;
 /// The largest L1 table that is read: with 64 KiB clusters, that of a disk of 64 TiB.
 const MAX_L1: u64 = 1 << 17;
 const EXTENDED_L2: u64 = 16;
@@ -42,7 +46,7 @@ impl Header {
         let short = || invalid("the qcow2 header is truncated");
         let u32_at = |at| be32(&head, at).ok_or_else(short);
         let u64_at = |at| be64(&head, at).ok_or_else(short);
-        if u32_at(0)? != 0x5146_49fb {
+        if u32_at(0)? != MAGIC {
             return Err(invalid("this is not a qcow2 image"));
         }
         let version = u32_at(4)?;
@@ -94,6 +98,31 @@ impl Header {
     }
 }
 
+/// The file beneath an image, as it is written there, whatever its format. `None` for what is no qcow2 image, or stands alone.
+///
+/// Errors: it is written in a way that is not read (only paths are).
+pub fn backing_file(path: &Path) -> io::Result<Option<PathBuf>> {
+    let file = File::open(path)?;
+    let head = read_up_to(&file, 0, 20)?;
+    let (Some(MAGIC), Some(at), Some(len)) = (be32(&head, 0), be64(&head, 8), be32(&head, 16))
+    else {
+        return Ok(None);
+    };
+    if at == 0 {
+        return Ok(None);
+    }
+    let name = name(&file, at, len as usize)?;
+    match name.as_os_str().as_bytes() {
+        written if written.starts_with(b"json:") => {
+            Err(invalid("its backing file is written as JSON"))
+        }
+        written => {
+            let path = written.strip_prefix(b"file:").unwrap_or(written);
+            Ok(Some(OsStr::from_bytes(path).into()))
+        }
+    }
+}
+
 fn read_up_to(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
     let left = file.metadata()?.len().saturating_sub(offset);
     let mut buf = vec![0; len.min(usize::try_from(left).unwrap_or(usize::MAX))];
@@ -102,12 +131,11 @@ fn read_up_to(file: &File, offset: u64, len: usize) -> io::Result<Vec<u8>> {
 }
 
 fn name(file: &File, at: u64, len: usize) -> io::Result<PathBuf> {
-    use std::os::unix::ffi::OsStringExt;
     let name = read_up_to(file, at, len.min(MAX_NAME))?;
     if name.len() < len || name.contains(&0) {
         return Err(invalid("an impossible name of a backing file"));
     }
-    Ok(std::ffi::OsString::from_vec(name).into())
+    Ok(OsString::from_vec(name).into())
 }
 
 /// The format is never guessed: a guest can write a header into a raw disk that makes a guess dangerous.

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use header::Header;
+pub use header::backing_file;
 
 use super::image::{Extent, Image};
 

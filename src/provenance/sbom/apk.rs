@@ -1,9 +1,9 @@
 //! Alpine's packages: `/lib/apk/db/installed`.
 
-use super::{Files, Inventory, Manager, Package, Read, paragraphs};
+use super::{Inventory, Manager, Package, Read, Tree, paragraphs};
 use crate::error::Result;
 
-pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
+pub(super) fn read(files: &dyn Tree, found: &Inventory) -> Result<Read> {
     let mut read = Read::default();
     let path = "/lib/apk/db/installed";
     let Some(text) = read.database(files, path)? else {
@@ -20,7 +20,7 @@ pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
         };
         let origin = field("o");
         let upstream = (origin != name).then(|| origin.to_owned());
-        package.namespace = Some(found.distribution("alpine"));
+        package.namespace = found.distribution().or_else(|| Some("alpine".into()));
         package.licence = super::clean(field("L")).filter(|licence| !licence.is_empty());
         package.supplier = super::clean(field("m")).filter(|who| !who.is_empty());
         let package = package

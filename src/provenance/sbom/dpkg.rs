@@ -1,9 +1,9 @@
 //! Debian's packages: `/var/lib/dpkg/status`, and `status.d` of images without dpkg.
 
-use super::{Files, Inventory, Manager, Package, Read, paragraphs};
+use super::{Inventory, Manager, Package, Read, Tree, paragraphs};
 use crate::error::Result;
 
-pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
+pub(super) fn read(files: &dyn Tree, found: &Inventory) -> Result<Read> {
     let mut read = Read::default();
     let mut paths = vec!["/var/lib/dpkg/status".to_owned()];
     let alone = files.glob("/var/lib/dpkg/status.d/*")?;
@@ -30,7 +30,7 @@ pub(super) fn read(files: &dyn Files, found: &Inventory) -> Result<Read> {
                 }
                 continue;
             };
-            package.namespace = Some(found.distribution("debian"));
+            package.namespace = found.distribution().or_else(|| Some("debian".into()));
             package.supplier = super::clean(field("Maintainer")).filter(|who| !who.is_empty());
             let package = package
                 .with("arch", super::clean(field("Architecture")))

@@ -9,6 +9,7 @@ mod npm;
 mod os;
 mod purl;
 mod python;
+mod rpm;
 pub mod spdx;
 #[cfg(test)]
 mod tests;
@@ -31,8 +32,8 @@ const MOST_UNREAD: usize = 20;
 /// A name or version that is longer is none.
 const LONGEST: usize = 512;
 
-/// Files of a guest, which may be anything.
-pub trait Files {
+/// A guest's tree of files, which may be anything.
+pub trait Tree {
     /// Up to `limit` bytes of the regular file that `path` leads to; `None` if there is none.
     fn read(&self, path: &str, limit: usize) -> Result<Option<Vec<u8>>>;
     /// The paths that match a pattern with `*` within its parts, sorted.
@@ -45,6 +46,7 @@ pub trait Files {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Manager {
     Deb,
+    Rpm,
     Apk,
     Npm,
     Pypi,
@@ -145,7 +147,7 @@ pub struct Inventory {
 
 impl Inventory {
     /// Looks for packages. What cannot be read is noted: half of a list, called that, is better than none.
-    pub fn read(files: &dyn Files) -> Self {
+    pub fn read(files: &dyn Tree) -> Self {
         let mut found = Inventory::default();
         match os::read(files) {
             Ok(os) => found.os = os,
@@ -207,10 +209,9 @@ impl Inventory {
     }
 
     /// The namespace of the distribution's own packages.
-    fn distribution(&self, default: &str) -> String {
+    fn distribution(&self) -> Option<String> {
         let os = self.os.as_ref().map(|os| os.id.clone());
         os.filter(|id| !id.is_empty())
-            .unwrap_or_else(|| default.to_owned())
     }
 
     /// What package URLs say of the distribution.
@@ -221,18 +222,19 @@ impl Inventory {
 }
 
 /// Looks for the packages of one manager; what was found so far has the operating system.
-type Reader = fn(&dyn Files, &Inventory) -> Result<Read>;
+type Reader = fn(&dyn Tree, &Inventory) -> Result<Read>;
 
-const READERS: [Reader; 5] = [dpkg::read, apk::read, npm::read, python::read, nix::read];
+const READERS: [Reader; 6] = [
+    dpkg::read,
+    rpm::read,
+    apk::read,
+    npm::read,
+    python::read,
+    nix::read,
+];
 
 /// Where managers keep their lists that have no reader.
-const NOT_READ: &[(&str, &str)] = &[
-    ("rpm", "/var/lib/rpm/Packages"),
-    ("rpm", "/var/lib/rpm/Packages.db"),
-    ("rpm", "/var/lib/rpm/rpmdb.sqlite"),
-    ("rpm", "/usr/lib/sysimage/rpm/rpmdb.sqlite"),
-    ("pacman", "/var/lib/pacman/local/*"),
-];
+const NOT_READ: &[(&str, &str)] = &[("pacman", "/var/lib/pacman/local/*")];
 
 /// What is said where there are more than [`MAX_PACKAGES`].
 const TOO_MANY: &str = "there are absurdly many packages";
@@ -269,27 +271,37 @@ impl Read {
         }
     }
 
-    /// The text of a file; noted if it is too large, `None` if it is not there.
-    fn text(&mut self, files: &dyn Files, path: &str, limit: usize) -> Result<Option<String>> {
-        let Some(bytes) = files.read(path, limit + 1)? else {
-            return Ok(None);
-        };
-        if bytes.len() > limit {
+    /// The content of a file; noted if it is too large, `None` if it is not there.
+    fn bytes(&mut self, files: &dyn Tree, path: &str, limit: usize) -> Result<Option<Vec<u8>>> {
+        let bytes = files.read(path, limit + 1)?;
+        if bytes.as_ref().is_some_and(|bytes| bytes.len() > limit) {
             self.note(format!("{path}: it is absurdly large"));
             return Ok(None);
         }
-        Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(bytes)
     }
 
-    /// The same for a list of packages, whose time counts.
-    fn database(&mut self, files: &dyn Files, path: &str) -> Result<Option<String>> {
+    /// The same for a text.
+    fn text(&mut self, files: &dyn Tree, path: &str, limit: usize) -> Result<Option<String>> {
+        let bytes = self.bytes(files, path, limit)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// The same for a list of packages in words.
+    fn database(&mut self, files: &dyn Tree, path: &str) -> Result<Option<String>> {
         let text = self.text(files, path, LARGEST_DATABASE)?;
         if text.is_some() {
-            self.database = true;
-            let modified = files.modified(path)?.unwrap_or_default();
-            self.modified = self.modified.max(modified);
+            self.found_database(files, path)?;
         }
         Ok(text)
+    }
+
+    /// Tells that the file at `path` is a list of packages, whose time counts.
+    fn found_database(&mut self, files: &dyn Tree, path: &str) -> Result<()> {
+        self.database = true;
+        let modified = files.modified(path)?.unwrap_or_default();
+        self.modified = self.modified.max(modified);
+        Ok(())
     }
 }
 

@@ -1,12 +1,12 @@
 //! What is in Nix' store: each path names what it is. Paths without a version are configuration, not packages.
 
-use super::{Files, Inventory, Manager, Package, Read};
+use super::{Inventory, Manager, Package, Read, Tree};
 use crate::error::Result;
 
 /// The characters of a store path's hash.
 const HASH: usize = 32;
 
-pub(super) fn read(files: &dyn Files, _: &Inventory) -> Result<Read> {
+pub(super) fn read(files: &dyn Tree, _: &Inventory) -> Result<Read> {
     let mut read = Read::default();
     for path in files.glob("/nix/store/*")? {
         let name = path.rsplit('/').next().unwrap_or_default();

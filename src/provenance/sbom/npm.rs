@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Files, Inventory, LARGEST_MANIFEST, Manager, Package, Read};
+use super::{Inventory, LARGEST_MANIFEST, Manager, Package, Read, Tree};
 use crate::error::Result;
 
 /// Where they are.
@@ -16,7 +16,7 @@ const ROOTS: &[&str] = &[
 /// Packages within packages; deeper is a ring of them.
 const DEEPEST: usize = 20;
 
-pub(super) fn read(files: &dyn Files, _: &Inventory) -> Result<Read> {
+pub(super) fn read(files: &dyn Tree, _: &Inventory) -> Result<Read> {
     let mut read = Read::default();
     let mut todo: Vec<(String, usize)> = vec![];
     for root in ROOTS {
@@ -42,7 +42,7 @@ pub(super) fn read(files: &dyn Files, _: &Inventory) -> Result<Read> {
 }
 
 /// The folders of packages in a `node_modules`; scopes have folders of their own.
-fn packages(files: &dyn Files, folder: &str) -> Result<Vec<String>> {
+fn packages(files: &dyn Tree, folder: &str) -> Result<Vec<String>> {
     let mut all = vec![];
     for path in files.glob(&format!("{folder}/*"))? {
         let name = path.rsplit('/').next().unwrap_or_default();

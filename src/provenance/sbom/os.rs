@@ -1,9 +1,9 @@
 //! The operating system: os-release(5).
 
-use super::{Files, LARGEST_MANIFEST, Os, clean};
+use super::{LARGEST_MANIFEST, Os, Tree, clean};
 use crate::error::Result;
 
-pub(super) fn read(files: &dyn Files) -> Result<Option<Os>> {
+pub(super) fn read(files: &dyn Tree) -> Result<Option<Os>> {
     for path in ["/etc/os-release", "/usr/lib/os-release"] {
         if let Some(bytes) = files.read(path, LARGEST_MANIFEST)? {
             let text = String::from_utf8_lossy(&bytes);

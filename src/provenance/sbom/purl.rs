@@ -18,6 +18,7 @@ pub(super) fn of(package: &Package) -> String {
     let encoded = |text: &str| utf8_percent_encode(text, PART).to_string();
     let (kind, name) = match package.manager {
         Manager::Deb => ("deb", package.name.to_lowercase()),
+        Manager::Rpm => ("rpm", package.name.clone()),
         Manager::Apk => ("apk", package.name.to_lowercase()),
         Manager::Npm => ("npm", package.name.clone()),
         // The specification's own normal form of a name.
@@ -31,9 +32,14 @@ pub(super) fn of(package: &Package) -> String {
         purl.push('/');
     }
     purl += &encoded(&name);
-    if !package.version.is_empty() {
+    let version = match (package.manager, package.version.split_once(':')) {
+        // The epoch is among the qualifiers.
+        (Manager::Rpm, Some((_, version))) => version,
+        _ => &package.version,
+    };
+    if !version.is_empty() {
         purl.push('@');
-        purl += &encoded(&package.version);
+        purl += &encoded(version);
     }
     for (at, (name, value)) in package.qualifiers.iter().enumerate() {
         purl.push(if at == 0 { '?' } else { '&' });

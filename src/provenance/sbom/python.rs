@@ -1,6 +1,6 @@
 //! Python's packages that were installed for all users, by pip or by the distribution.
 
-use super::{Files, Inventory, LARGEST_MANIFEST, Manager, Package, Read};
+use super::{Inventory, LARGEST_MANIFEST, Manager, Package, Read, Tree};
 use crate::error::Result;
 
 /// What describes them.
@@ -12,7 +12,7 @@ const MANIFESTS: &[&str] = &[
     "/opt/*/lib/python3*/site-packages/*.dist-info/METADATA",
 ];
 
-pub(super) fn read(files: &dyn Files, _: &Inventory) -> Result<Read> {
+pub(super) fn read(files: &dyn Tree, _: &Inventory) -> Result<Read> {
     let mut read = Read::default();
     for pattern in MANIFESTS {
         for path in files.glob(pattern)? {

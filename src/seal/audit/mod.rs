@@ -13,7 +13,7 @@ use std::path::Path;
 use checks::Findings;
 use ext4_view::Ext4;
 pub use guest::Guest;
-use guest::Refused;
+use guest::{FileSystem, Refused};
 pub use report::{Finding, Report, Subject, Unread};
 
 use super::{Evidence, Item, Plan};
@@ -46,51 +46,24 @@ struct Opened {
 }
 
 fn inspect(disk: &Disk, plan: &Plan, evidence: &Evidence) -> Result<Report> {
-    let doing = || "reading the partitions of the sealed image";
-    let failed = |error: std::io::Error| Error::new(doing()).cause(error);
+    let doing = "reading the partitions of the sealed image";
     let mut findings = Findings::default();
-    let mut unread = vec![];
-    let mut opened = vec![];
-    let mut recognised = false;
-    for part in disk::partitions(disk).map_err(failed)? {
-        let mut cannot_read = |kind: String| {
-            unread.push(Unread {
-                partition: part.name.clone(),
-                kind,
-            });
-        };
-        let content = disk::content(&part).map_err(failed)?;
-        recognised |= !matches!(content, Content::Nothing | Content::Other("unknown"));
-        match content {
-            Content::Nothing => {}
-            Content::Other(kind) => cannot_read(kind.into()),
-            Content::Ext => match guest::open(&part.slice) {
-                Ok(found) => opened.push(Opened {
-                    part,
-                    fs: found.fs,
-                    dirty: found.dirty,
-                }),
-                Err(Refused::Unsupported(cause)) => cannot_read(format!("ext4 ({cause})")),
-                Err(Refused::Dirty(cause)) => {
-                    findings.add(Subject::FileSystem, part.name.as_bytes(), cause);
-                    cannot_read("ext4 (not clean)".into());
-                }
-                Err(Refused::Damaged(cause)) => {
-                    return Err(
-                        Error::new(format!("reading {} of the sealed image", part.name))
-                            .cause(cause)
-                            .hint("the image may be damaged; build it again"),
-                    );
-                }
-            },
+    let parts = open_parts(disk, doing, |part, why| match why {
+        Refused::Unsupported(cause) => Ok(format!("ext4 ({cause})")),
+        Refused::Dirty(cause) => {
+            findings.add(Subject::FileSystem, part.as_bytes(), cause);
+            Ok(NOT_CLEAN.into())
         }
-    }
-    if !recognised {
-        return Err(Error::new(doing())
+        Refused::Damaged(cause) => Err(Error::new(format!("reading {part} of the sealed image"))
+            .cause(cause)
+            .hint("the image may be damaged; build it again")),
+    })?;
+    if !parts.recognised {
+        return Err(Error::new(doing)
             .cause("there is no file system on it")
             .hint("the image may be empty, truncated, or in another format than expected"));
     }
-    for fs in &opened {
+    for fs in &parts.opened {
         findings.check();
         if let Some(dirty) = fs.dirty {
             findings.add(Subject::FileSystem, fs.part.name.as_bytes(), dirty);
@@ -102,14 +75,14 @@ fn inspect(disk: &Disk, plan: &Plan, evidence: &Evidence) -> Result<Report> {
         checks: 0,
         files: 0,
         findings: vec![],
-        unread,
+        unread: parts.unread,
         kept: Item::ALL
             .iter()
             .copied()
             .filter(|item| plan.keep.contains(item))
             .collect(),
     };
-    match check(opened, plan, evidence, &mut report, &mut findings) {
+    match check(parts.opened, plan, evidence, &mut report, &mut findings) {
         Ok(()) => {}
         // Half-written metadata of a guest that was cut off is no damaged image, and the cause is already known.
         Err(error) if dirty => findings.add(
@@ -126,35 +99,57 @@ fn inspect(disk: &Disk, plan: &Plan, evidence: &Evidence) -> Result<Report> {
 
 /// The guest's tree of files on a disk, if there is a root file system that can be read; and what could not be.
 pub fn guest(disk: &Disk) -> Result<(Option<Guest>, Vec<Unread>)> {
-    let failed = |error: std::io::Error| Error::new("reading the image's partitions").cause(error);
-    let mut unread = vec![];
-    let mut opened = vec![];
+    let mut parts = open_parts(disk, "reading the image's partitions", |_, why| {
+        Ok(match why {
+            Refused::Unsupported(cause) | Refused::Damaged(cause) => format!("ext4 ({cause})"),
+            Refused::Dirty(_) => NOT_CLEAN.into(),
+        })
+    })?;
+    let root = assemble(parts.opened, &mut parts.unread)?;
+    Ok((root.map(|(_, guest)| guest), parts.unread))
+}
+
+/// What is said of a file system that was not left clean, and so cannot be read.
+const NOT_CLEAN: &str = "ext4 (not clean)";
+
+/// The partitions of a disk.
+#[derive(Default)]
+struct Parts {
+    opened: Vec<Opened>,
+    unread: Vec<Unread>,
+    /// Whether any of them holds a file system.
+    recognised: bool,
+}
+
+/// Opens the file systems of a disk. `refused` decides about one that cannot be opened, by the name of its partition: what it
+/// is called among the unread, or that this is an error.
+fn open_parts(
+    disk: &Disk,
+    doing: &str,
+    mut refused: impl FnMut(&str, Refused) -> Result<String>,
+) -> Result<Parts> {
+    let failed = |error: std::io::Error| Error::new(doing).cause(error);
+    let mut parts = Parts::default();
     for part in disk::partitions(disk).map_err(failed)? {
-        let kind = match disk::content(&part).map_err(failed)? {
+        let content = disk::content(&part).map_err(failed)?;
+        parts.recognised |= !matches!(content, Content::Nothing | Content::Other("unknown"));
+        let kind = match content {
             Content::Nothing => continue,
             Content::Other(kind) => kind.to_owned(),
             Content::Ext => match guest::open(&part.slice) {
-                Ok(found) => {
-                    opened.push(Opened {
-                        part,
-                        fs: found.fs,
-                        dirty: found.dirty,
-                    });
+                Ok(FileSystem { fs, dirty }) => {
+                    parts.opened.push(Opened { part, fs, dirty });
                     continue;
                 }
-                Err(Refused::Unsupported(cause) | Refused::Damaged(cause)) => {
-                    format!("ext4 ({cause})")
-                }
-                Err(Refused::Dirty(_)) => "ext4 (not clean)".into(),
+                Err(why) => refused(&part.name, why)?,
             },
         };
-        unread.push(Unread {
+        parts.unread.push(Unread {
             partition: part.name,
             kind,
         });
     }
-    let root = assemble(opened, &mut unread)?;
-    Ok((root.map(|(_, guest)| guest), unread))
+    Ok(parts)
 }
 
 /// Makes the checks that look at files.

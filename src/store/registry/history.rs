@@ -1,18 +1,21 @@
 //! What was done: one event for each change, in the transaction that made it.
 
 use jiff::Timestamp;
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, Params, Row, params};
+use serde::{Deserialize, Serialize};
 
 use super::{Asked, Registry, milliseconds};
 use crate::error::Result;
 
 /// Something that was done to a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
+    /// To the millisecond.
     pub at: Timestamp,
     pub who: String,
     pub action: Action,
     pub image: String,
+    #[serde(rename = "version")]
     pub number: u32,
     /// The channel that was moved.
     pub channel: Option<String>,
@@ -22,7 +25,8 @@ pub struct Event {
 }
 
 /// What can be done to a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     Built,
     Promoted,
@@ -42,8 +46,8 @@ impl Action {
         Action::Removed,
     ];
 
-    /// The word for it in the registry and in JSON.
-    pub fn name(self) -> &'static str {
+    /// The word for it in the registry, the same as in JSON.
+    pub(super) fn name(self) -> &'static str {
         match self {
             Action::Built => "built",
             Action::Promoted => "promoted",
@@ -93,13 +97,20 @@ pub(super) fn record(db: &Connection, event: &Event) -> Result<()> {
 impl Registry {
     /// All that was done, or what was done to one image, the oldest first.
     pub fn history(&self, image: Option<&str>) -> Result<Vec<Event>> {
-        let doing = || "reading the history in the registry".to_owned();
-        let text = "SELECT at, who, action, image, number, channel, previous, reason FROM event
-            WHERE ?1 IS NULL OR image = ?1 ORDER BY id";
-        let mut statement = self.db.prepare(text).asked(doing)?;
-        let rows = statement.query_map([image], event).asked(doing)?;
-        rows.collect::<rusqlite::Result<_>>().asked(doing)
+        events(&self.db, "?1 IS NULL OR image = ?1", [image])
     }
+}
+
+/// The events for which a condition holds, the oldest first.
+pub(super) fn events(db: &Connection, which: &str, values: impl Params) -> Result<Vec<Event>> {
+    let doing = || "reading the history in the registry".to_owned();
+    let text = format!(
+        "SELECT at, who, action, image, number, channel, previous, reason FROM event
+        WHERE {which} ORDER BY id"
+    );
+    let mut statement = db.prepare(&text).asked(doing)?;
+    let rows = statement.query_map(values, event).asked(doing)?;
+    rows.collect::<rusqlite::Result<_>>().asked(doing)
 }
 
 fn event(row: &Row<'_>) -> rusqlite::Result<Event> {

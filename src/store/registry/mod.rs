@@ -7,10 +7,12 @@
 mod channels;
 mod check;
 mod history;
+mod journal;
 mod rebuild;
 mod reconcile;
 pub mod reference;
 mod removal;
+mod replay;
 mod reservation;
 mod revocation;
 mod schema;
@@ -18,6 +20,7 @@ mod schema;
 mod tests;
 mod versions;
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -42,8 +45,8 @@ use crate::error::{Context, Error, Kind, Result};
 const BUSY: Duration = Duration::from_secs(10);
 
 /// What to do about a file that cannot be used.
-const REBUILD: &str = "`imgbuild registry rebuild` makes it anew from the build records beside the images; channels, \
-                       revocations and history are lost";
+const REBUILD: &str = "`imgbuild registry rebuild` makes it anew from the build records beside the images, and from \
+                       the file that has its history";
 
 /// The registry, open. It shares a lock with all that have it open, so that nobody replaces the file meanwhile.
 pub struct Registry {
@@ -154,6 +157,9 @@ impl Registry {
         }
         let mut registry = Registry::as_it_is(dirs)?;
         registry.reconcile()?;
+        if let Err(error) = journal::complete(&registry.db, &dirs.history()) {
+            registry.unfinished.push(error);
+        }
         Ok(registry)
     }
 
@@ -181,10 +187,37 @@ impl Registry {
     }
 
     /// A transaction that nobody else writes beside.
-    fn begin(&mut self) -> Result<Transaction<'_>> {
-        self.db
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .asked(|| "writing to the registry".to_owned())
+    fn begin(&mut self) -> Result<Change<'_>> {
+        let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate);
+        Ok(Change {
+            tx: tx.asked(|| "writing to the registry".to_owned())?,
+            db: &self.db,
+            history: self.dirs.history(),
+        })
+    }
+}
+
+/// A transaction whose events are in the history's file when it was committed.
+struct Change<'r> {
+    tx: Transaction<'r>,
+    db: &'r Connection,
+    history: PathBuf,
+}
+
+impl Change<'_> {
+    fn commit(self) -> rusqlite::Result<()> {
+        self.tx.commit()?;
+        // It is done, whether it can be written there now or not; the next command tries again, and tells.
+        let _ = journal::complete(self.db, &self.history);
+        Ok(())
+    }
+}
+
+impl Deref for Change<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.tx
     }
 }
 

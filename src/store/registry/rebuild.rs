@@ -1,4 +1,4 @@
-//! Making the registry anew from the build records that lie beside images.
+//! Making the registry anew from the build records that lie beside images, and from the history.
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, params};
 
-use super::{Asked, connect, create_aside, lock};
+use super::replay::replay;
+use super::{Asked, connect, create_aside, journal, lock};
 use crate::error::{Context, Error, Kind, Result};
 use crate::record::{self, Known};
 use crate::store::{Dirs, Lock, artifact, outputs, sync_folder};
@@ -15,9 +16,13 @@ use crate::store::{Dirs, Lock, artifact, outputs, sync_folder};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Rebuilt {
     pub versions: usize,
+    /// How many channels point to where they pointed before.
+    pub channels: usize,
+    /// How many versions are revoked again.
+    pub revoked: usize,
     /// The folders that were looked into.
     pub folders: Vec<PathBuf>,
-    /// Records that make no version, and why.
+    /// Records that make no version, and what else does not come back, and why.
     pub left_out: Vec<String>,
     /// Where the old file is now, if there was one.
     pub old: Option<PathBuf>,
@@ -30,8 +35,8 @@ struct Found {
     number: u32,
 }
 
-/// Makes the registry from the records in `folders` and in those where imgbuild has built something before. The old file is
-/// kept beside it under another name.
+/// Makes the registry from the records in `folders` and in those where imgbuild has built something before, and from the
+/// history. The old file is kept beside it under another name.
 ///
 /// Errors: somebody has the registry open ([`Kind::Conflict`]).
 pub fn rebuild(dirs: &Dirs, folders: &[PathBuf]) -> Result<Rebuilt> {
@@ -68,6 +73,7 @@ pub fn rebuild(dirs: &Dirs, folders: &[PathBuf]) -> Result<Rebuilt> {
             Some(why) => rebuilt.left_out.push(why),
         }
     }
+    replay_history(&tx, &dirs.history(), &mut rebuilt)?;
     tx.commit().asked(doing)?;
     // Puts everything into the one file.
     db.pragma_update(None, "wal_checkpoint", "truncate")
@@ -77,6 +83,27 @@ pub fn rebuild(dirs: &Dirs, folders: &[PathBuf]) -> Result<Rebuilt> {
     std::fs::rename(&aside, &path).doing(doing)?;
     sync_folder(path.parent().unwrap_or(&path)).doing(doing)?;
     Ok(rebuilt)
+}
+
+/// Brings channels, revocations and the history itself back.
+fn replay_history(db: &Connection, path: &Path, rebuilt: &mut Rebuilt) -> Result<()> {
+    let shown = path.display();
+    let Some(told) = journal::read(path)? else {
+        let why = format!("channels and revocations, if there were any: {shown} is not there");
+        rebuilt.left_out.push(why);
+        return Ok(());
+    };
+    if told.unread > 0 {
+        let why = format!("{shown}: {} lines that are cut off or damaged", told.unread);
+        rebuilt.left_out.push(why);
+    }
+    let replayed = replay(db, &told.events)?;
+    (rebuilt.channels, rebuilt.revoked) = (replayed.channels, replayed.revoked);
+    let lost = replayed.lost.into_iter();
+    let lost =
+        lost.map(|channel| format!("{channel}: the version that it points to was not found"));
+    rebuilt.left_out.extend(lost);
+    Ok(())
 }
 
 /// The records in a folder that are of versions whose image is there.

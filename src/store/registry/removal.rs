@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension};
 
@@ -10,8 +11,9 @@ use super::history::{Action, Event, record};
 use super::versions::select;
 use super::{Asked, Reference, Registry, State, Version};
 use crate::error::{Context, Error, Kind, Result};
-use crate::store::open_files::OpenFiles;
-use crate::store::{Lock, artifact};
+use crate::store::libvirt::Machines;
+use crate::store::open_files::{self, OpenFiles};
+use crate::store::{Dirs, Lock, artifact};
 
 /// What still needs a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub enum Use {
     Version(String),
     /// Somebody has its file open: a machine, a tool.
     Open(String),
+    /// A machine of libvirt's has its file as a disk, or beneath one.
+    Machine(String),
 }
 
 impl fmt::Display for Use {
@@ -30,6 +34,7 @@ impl fmt::Display for Use {
             Use::Channel(name) => write!(f, "the channel {name} points to it"),
             Use::Version(name) => write!(f, "{name} is built on it"),
             Use::Open(who) => write!(f, "its file is open in {who}"),
+            Use::Machine(name) => write!(f, "the machine {name}, which libvirt knows, uses it"),
         }
     }
 }
@@ -42,6 +47,32 @@ pub struct Pruned {
     pub needed: Vec<(Version, Vec<Use>)>,
     /// Those that are to go but could not be removed, and why; the next command tries again.
     pub left: Vec<(Version, Error)>,
+    /// What may need any of them, but could not be looked into, and why.
+    pub unseen: Vec<String>,
+}
+
+/// Who uses files at this moment, or will when it is started.
+struct Users {
+    open: OpenFiles,
+    machines: Machines,
+}
+
+impl Users {
+    fn now(dirs: &Dirs) -> Result<Self> {
+        Ok(Users {
+            open: OpenFiles::now()?,
+            machines: Machines::defined(&dirs.libvirt),
+        })
+    }
+
+    fn of(&self, path: &Path) -> impl Iterator<Item = Use> {
+        let file = open_files::id(path);
+        let open = file.and_then(|file| self.open.holder(file));
+        let machine = file.and_then(|file| self.machines.user(file));
+        let open = open.map(|who| Use::Open(who.to_owned()));
+        open.into_iter()
+            .chain(machine.map(|name| Use::Machine(name.to_owned())))
+    }
 }
 
 impl Registry {
@@ -52,7 +83,7 @@ impl Registry {
         if let Some(image) = image {
             self.list(Some(image))?;
         }
-        let open = OpenFiles::now()?;
+        let users = Users::now(&self.dirs)?;
         let tx = self.begin()?;
         let ready = match image {
             None => select(&tx, "v.state = 'ready'", [])?,
@@ -61,12 +92,13 @@ impl Registry {
         let children = children(&tx)?;
         let mut pruned = Pruned::default();
         for version in old(ready, keep) {
-            let uses = uses(&version, &open, &children);
+            let uses = uses(&version, &users, &children);
             match uses.is_empty() {
                 true => pruned.removed.push(version),
                 false => pruned.needed.push((version, uses)),
             }
         }
+        pruned.unseen = users.machines.unseen;
         if dry_run || pruned.removed.is_empty() {
             return Ok(pruned);
         }
@@ -83,15 +115,15 @@ impl Registry {
         Ok(pruned)
     }
 
-    /// Removes one version.
+    /// Removes one version. Returns also what may need it, but could not be looked into, and why.
     ///
     /// Errors: something needs it ([`Kind::Conflict`]).
-    pub fn remove(&mut self, reference: &Reference) -> Result<Version> {
+    pub fn remove(&mut self, reference: &Reference) -> Result<(Version, Vec<String>)> {
         let version = self.find(reference)?;
         let doing = || format!("removing {}", version.name());
-        let open = OpenFiles::now()?;
+        let users = Users::now(&self.dirs)?;
         let tx = self.begin()?;
-        let uses = uses(&version, &open, &children(&tx)?);
+        let uses = uses(&version, &users, &children(&tx)?);
         if !uses.is_empty() {
             let uses: Vec<String> = uses.iter().map(ToString::to_string).collect();
             return Err(Error::new(doing())
@@ -102,18 +134,18 @@ impl Registry {
         condemn(&tx, &version)?;
         tx.commit().asked(doing)?;
         self.finish_removal(&version)?;
-        Ok(version)
+        Ok((version, users.machines.unseen))
     }
 
     /// Removes the files of a version that is to go, then its row. Done again from the beginning if it was cut off.
     pub(super) fn finish_removal(&mut self, version: &Version) -> Result<()> {
         let doing = || format!("removing {}", version.name());
         self.relink_without(version)?;
-        // Somebody may have opened it since that was decided.
-        if let Some(who) = OpenFiles::now()?.holder(&version.path) {
+        // Somebody may use it since that was decided.
+        if let Some(used) = Users::now(&self.dirs)?.of(&version.path).next() {
             return Err(Error::new(doing())
                 .kind(Kind::Conflict)
-                .cause(Use::Open(who))
+                .cause(used)
                 .hint("it is removed by the next command after that"));
         }
         // The image first: there is never an image without a record.
@@ -190,12 +222,14 @@ fn children(db: &Connection) -> Result<HashMap<i64, Vec<String>>> {
     Ok(children)
 }
 
-fn uses(version: &Version, open: &OpenFiles, children: &HashMap<i64, Vec<String>>) -> Vec<Use> {
+fn uses(version: &Version, users: &Users, children: &HashMap<i64, Vec<String>>) -> Vec<Use> {
     let channels = version.channels.iter().cloned().map(Use::Channel);
-    let open = open.holder(&version.path).map(Use::Open);
     let children = children.get(&version.id).into_iter().flatten();
     let children = children.cloned().map(Use::Version);
-    channels.chain(open).chain(children).collect()
+    channels
+        .chain(users.of(&version.path))
+        .chain(children)
+        .collect()
 }
 
 /// Decides that a version goes.

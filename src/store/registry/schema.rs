@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// One text for each version of the schema; `user_version` counts those that a file has seen. A text that has shipped is
 /// never changed.
-const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &["
 CREATE TABLE image (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
@@ -67,6 +67,10 @@ CREATE TABLE event (
     reason TEXT
 ) STRICT;
 CREATE INDEX event_image ON event (image);
+", "
+-- The last event that is in the file beside this one, too.
+CREATE TABLE written (event INTEGER NOT NULL) STRICT;
+INSERT INTO written VALUES (0);
 "];
 
 /// Makes the tables in a new file that nobody else knows yet.

@@ -1,3 +1,4 @@
+mod history;
 mod lifetime;
 mod promotion;
 mod removal;

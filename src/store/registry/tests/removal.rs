@@ -18,6 +18,24 @@ fn condemned(place: &Place, name: &str) -> Version {
     version
 }
 
+/// A process that has a file open, until it is dropped.
+struct Holder(std::process::Child);
+
+impl Holder {
+    fn of(path: &Path) -> Self {
+        let mut sleep = std::process::Command::new("sleep");
+        let file = std::fs::File::open(path).unwrap();
+        Holder(sleep.arg("1000").stdin(file).spawn().unwrap())
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
 #[test]
 fn pruning_leaves_the_newest_and_all_that_is_needed() {
     let place = Place::new();
@@ -60,16 +78,10 @@ fn what_a_process_has_open_stays() {
     let place = Place::new();
     let old = place.built("web");
     place.built("web");
-    let file = std::fs::File::open(&old.path).unwrap();
-    let mut holder = std::process::Command::new("sleep")
-        .arg("1000")
-        .stdin(file)
-        .spawn()
-        .unwrap();
+    let holder = Holder::of(&old.path);
     let kept = place.registry().prune(None, 1, false).unwrap();
     let refused = place.registry().remove(&reference("web@1"));
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    drop(holder);
     assert_eq!(kept.removed, []);
     assert!(matches!(&kept.needed[0].1[..], [Use::Open(who)] if who.starts_with("sleep")));
     assert_eq!(refused.unwrap_err().get_kind(), Kind::Conflict);
@@ -86,21 +98,46 @@ fn what_a_process_has_open_stays() {
 }
 
 #[test]
+fn what_a_machine_that_is_not_running_needs_stays() {
+    let mut place = Place::new();
+    let libvirt = place.path("libvirt");
+    std::fs::create_dir_all(libvirt.join("qemu")).unwrap();
+    place.dirs.libvirt = vec![libvirt.clone()];
+    let old = place.built("web");
+    place.built("web");
+    let path = old.path.display();
+    let definition = format!(
+        "<domain><name>db</name><devices><disk><source file='{path}'/></disk></devices></domain>"
+    );
+    let defined = libvirt.join("qemu/db.xml");
+    std::fs::write(&defined, definition).unwrap();
+    let kept = place.registry().prune(None, 1, false).unwrap();
+    assert_eq!(kept.removed, []);
+    assert_eq!(kept.needed[0].1, [Use::Machine("db".into())]);
+    let refused = place.registry().remove(&reference("web@1")).unwrap_err();
+    assert!(refused.to_string().contains("the machine db"), "{refused}");
+    // One that was defined after its removal was decided.
+    condemned(&place, "web@1");
+    let state = place.registry().list(None).unwrap()[0].state;
+    assert_eq!(state, State::Removing);
+    assert!(old.path.exists());
+
+    std::fs::write(&defined, "no definition").unwrap();
+    let pruned = place.registry().prune(None, 1, false).unwrap();
+    assert!(pruned.unseen[0].contains("db.xml"), "{:?}", pruned.unseen);
+    assert!(!old.path.exists());
+}
+
+#[test]
 fn what_is_opened_after_its_removal_was_decided_stays_until_it_is_closed() {
     let place = Place::new();
     let old = place.built("web");
     place.built("web");
     condemned(&place, "web@1");
-    let file = std::fs::File::open(&old.path).unwrap();
-    let mut holder = std::process::Command::new("sleep")
-        .arg("1000")
-        .stdin(file)
-        .spawn()
-        .unwrap();
+    let holder = Holder::of(&old.path);
     let state = place.registry().list(None).unwrap()[0].state;
     let is_there = old.path.exists();
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    drop(holder);
     assert_eq!((state, is_there), (State::Removing, true));
     assert_eq!(place.names(), ["web@2"]);
     place.assert_agrees();
