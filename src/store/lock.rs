@@ -9,7 +9,16 @@ use crate::error::{Context, Result};
 /// a race.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for Lock {
+    /// Unlocks, where closing alone would not do: a program that is being started has a copy of every open file for a moment, and
+    /// the lock would be held as long.
+    fn drop(&mut self) {
+        // Closing it does the rest.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Lock {
@@ -17,7 +26,7 @@ impl Lock {
     pub fn try_acquire(path: &Path) -> Result<Option<Self>> {
         let file = open(path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(error).doing(|| format!("locking {}", path.display()))
@@ -29,7 +38,7 @@ impl Lock {
     pub fn try_share(path: &Path) -> Result<Option<Self>> {
         let file = open(path)?;
         match file.try_lock_shared() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
+            Ok(()) => Ok(Some(Lock { file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => {
                 Err(error).doing(|| format!("locking {}", path.display()))
@@ -51,7 +60,7 @@ impl Lock {
     /// Shares the lock on a new file that nobody else knows yet.
     pub fn share_new(file: File) -> Result<Self> {
         file.lock_shared().doing(|| "locking a new file")?;
-        Ok(Lock { _file: file })
+        Ok(Lock { file })
     }
 
     /// Waits until the lock is free. Dropping the future gives up waiting.
@@ -84,7 +93,7 @@ fn try_existing(
     // Its owner may have removed it between the two calls.
     let ours = file.metadata().doing(doing)?.ino();
     let there = std::fs::metadata(path).is_ok_and(|there| there.ino() == ours);
-    Ok(there.then_some(Lock { _file: file }))
+    Ok(there.then_some(Lock { file }))
 }
 
 /// Waits on a thread of its own, not on one of the runtime's: a runtime that ends waits for its threads, and Ctrl-C
@@ -96,7 +105,7 @@ async fn wait(path: PathBuf, lock: fn(&File) -> std::io::Result<()>) -> Result<L
         .spawn(move || {
             let locked = open(&path).and_then(|file| {
                 lock(&file).doing(|| format!("locking {}", path.display()))?;
-                Ok(Lock { _file: file })
+                Ok(Lock { file })
             });
             // Nobody listens any more when the future was dropped; the lock is then released here.
             let _ = sender.send(locked);
@@ -129,6 +138,17 @@ mod tests {
         let held = Lock::try_acquire(&path).unwrap();
         assert!(held.is_some());
         assert!(Lock::try_acquire(&path).unwrap().is_none());
+        drop(held);
+        assert!(Lock::try_acquire(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_is_dropped_is_free_though_a_program_is_just_being_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lock");
+        let held = Lock::try_acquire(&path).unwrap().unwrap();
+        // As a process has it between fork and exec.
+        let _copy = held.file.try_clone().unwrap();
         drop(held);
         assert!(Lock::try_acquire(&path).unwrap().is_some());
     }
