@@ -53,6 +53,17 @@ impl Access {
         self.grants.retain(|grant| grant.who != who);
     }
 
+    /// Puts other privileges in the place of one, wherever it was granted.
+    pub fn rename(&mut self, old: &str, new: &[&str]) {
+        for grant in &mut self.grants {
+            if grant.privileges.remove(old) {
+                grant
+                    .privileges
+                    .extend(new.iter().map(|&name| name.to_owned()));
+            }
+        }
+    }
+
     /// A new ticket, if the password is right.
     pub fn log_in(&mut self, user: &str, password: &str) -> Result<(String, Ticket), Failure> {
         if self.users.get(user).is_none_or(|known| known != password) {

@@ -175,6 +175,11 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row(LIFE, "a_clone_is_another_machine", Observed,
         "A clone has another MAC address, UUID and vmgenid."),
 
+    row(LIFE, "uefi_without_a_disk_for_it_is_a_warning", Read,
+        "start with bios=ovmf and no efidisk0 works for this once, and ends with `WARNINGS: 1`."),
+    row(LIFE, "a_vm_moves_with_its_local_disks", Read,
+        "migrate of a VM that does not run copies disks on local storages, but no linked clones, and no CD-ROMs."),
+
     row(AGENT, "sshkeys_are_encoded_once_more", Observed,
         "sshkeys is percent-encoded (%20, never +; keys joined by %0A), and then once more for the form."),
     row(AGENT, "passwords_do_not_come_back", Observed,
@@ -184,6 +189,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
 
     row(RIGHTS, "the_agent_needs_vm_monitor", Observed,
         "On 8.x, agent calls need VM.Monitor."),
+    row(RIGHTS, "later_releases_have_other_privileges_for_the_agent", Read,
+        "9.x has no VM.Monitor: VM.GuestAgent.Audit asks, VM.GuestAgent.Unrestricted does all."),
     row(RIGHTS, "bridges_need_sdn_use", Observed,
         "A network card on a bridge needs SDN.Use on /sdn/zones/localnetwork/BRIDGE."),
     row(RIGHTS, "grants_on_longer_paths_replace", Observed,

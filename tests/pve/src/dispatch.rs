@@ -74,8 +74,19 @@ pub async fn dispatch(cluster: &Arc<Cluster>, incoming: Incoming<'_>) -> Reply {
         fault: incoming.fault,
         upload: None,
     };
-    if let Needs::One(path, privileges) = call.needs {
-        context.check(&filled(path, &context.params), privileges)?;
+    match call.needs {
+        Needs::Nothing | Needs::Name => {}
+        Needs::One(path, privileges) => {
+            context.check(&filled(path, &context.params), privileges)?;
+        }
+        Needs::Agent(_) if cluster.release < 9 => {
+            context.check_vm(context.params.vmid(), &["VM.Monitor"])?;
+        }
+        Needs::Agent(privilege) => {
+            let mut any = vec![privilege, "VM.GuestAgent.Unrestricted"];
+            any.dedup();
+            context.check_vm(context.params.vmid(), &any)?;
+        }
     }
     let node = context.params.get("node");
     if let Some(node) = node.filter(|&node| !cluster.world().nodes.iter().any(|it| it == node)) {

@@ -7,6 +7,7 @@ pub mod create;
 pub mod disk;
 pub mod life;
 pub mod list;
+pub mod migrate;
 pub mod remove;
 pub mod resize;
 pub mod rights;

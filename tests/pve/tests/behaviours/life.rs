@@ -1,4 +1,4 @@
-use pve_lab::{Server, Setup};
+use pve_lab::{Server, Setup, Storage};
 
 use crate::client::{Client, form};
 
@@ -241,6 +241,79 @@ fn a_disk_grows_and_never_shrinks() {
         "local:100/vm-100-disk-0.qcow2,size=32M"
     );
     resize("1M").is(500, "shrinking disks is not supported");
+}
+
+#[test]
+fn uefi_without_a_disk_for_it_is_a_warning() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[("bios", "ovmf"), ("machine", "q35")]);
+    let variables = "local:1,format=qcow2,efitype=4m,pre-enrolled-keys=1";
+    client.has_vm(
+        101,
+        &[
+            ("bios", "ovmf"),
+            ("machine", "q35"),
+            ("efidisk0", variables),
+        ],
+    );
+    let start = |vmid: u32| client.task(&client.post(&client.vm(vmid, "/status/start"), ""));
+    assert_eq!(
+        (start(100).as_str(), start(101).as_str()),
+        ("WARNINGS: 1", "OK")
+    );
+    let disk = client.config(101)["efidisk0"].as_str().unwrap().to_owned();
+    assert!(
+        disk.ends_with(",efitype=4m,pre-enrolled-keys=1,size=528K"),
+        "{disk}"
+    );
+}
+
+#[test]
+fn a_vm_moves_with_its_local_disks() {
+    let shared = Storage::new("shared").holding(&["images"]).shared();
+    let server = Server::start(Setup::new().node("pve2").storage(shared));
+    let client = Client::new(&server);
+    client.has_vm(100, &[("scsi1", "shared:0.01")]);
+    let migrate = |more: &[(&str, &str)]| {
+        let pairs = [&[("target", "pve2")], more].concat();
+        client.post(&client.vm(100, "/migrate"), &form(&pairs))
+    };
+    migrate(&[("targetstorage", "nope")]).is(500, "storage 'nope' does not exist");
+    assert_eq!(client.task(&migrate(&[])), "OK");
+    client.get(&client.vm(100, "/config")).is(
+        500,
+        "Configuration file 'nodes/pve/qemu-server/100.conf' does not exist",
+    );
+    client.get("/nodes/pve2/qemu/100/config").is(200, "OK");
+    let volumes = server.inventory().volumes;
+    let places: Vec<&str> = volumes.iter().map(|(place, _)| place.as_str()).collect();
+    assert_eq!(
+        places,
+        [
+            "pve2/local:100/vm-100-disk-0.qcow2",
+            "shared:100/vm-100-disk-0.raw"
+        ]
+    );
+    let started = client.post("/nodes/pve2/qemu/100/status/start", "");
+    assert_eq!(client.task(&started), "OK");
+}
+
+#[test]
+fn a_clone_on_another_node_needs_shared_storage() {
+    let shared = Storage::new("shared").holding(&["images"]).shared();
+    let server = Server::start(Setup::new().node("pve2").storage(shared));
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let clone = |vmid: u32| client.post(&client.vm(vmid, "/clone"), "newid=109&full=1&target=pve2");
+    clone(100).is(500, "can't clone VM to node 'pve2' (VM uses local storage)");
+    let disk = [("vmid", "101"), ("scsi0", "shared:0.01")];
+    assert_eq!(
+        client.task(&client.post("/nodes/pve/qemu", &form(&disk))),
+        "OK"
+    );
+    assert_eq!(client.task(&clone(101)), "OK");
+    client.get("/nodes/pve2/qemu/109/config").is(200, "OK");
 }
 
 #[test]

@@ -104,7 +104,7 @@ fn a_stalled_upload_is_dropped() {
         .file("a.iso", b"x")
         .end();
     let message = client.message("POST", UPLOAD, &headers, &body);
-    let mut wire = Wire::open(&server).unwrap();
+    let mut wire = Wire::open(&(&server).into()).unwrap();
     wire.send(&message[..message.len() - 3]).unwrap();
     assert!(wire.answer().is_err(), "no answer comes");
     assert_eq!(server.inventory().volumes, []);
