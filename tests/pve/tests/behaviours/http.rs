@@ -175,12 +175,14 @@ fn lists_without_rights_are_empty() {
 
 #[test]
 fn cluster_resources_lag() {
-    let server = Server::start(Setup::new().pace(20));
+    // It lags by 5 s now, and the VM is there sooner.
+    let server = Server::start(Setup::new().pace(2));
     let client = Client::new(&server);
     let path = "/cluster/resources?type=vm";
     assert_eq!(client.get(path).data().as_array().unwrap().len(), 0);
     client.has_vm(100, &[]);
     assert_eq!(client.get("/nodes/pve/qemu").data()[0]["vmid"], 100);
+    assert_eq!(client.get(path).data().as_array().unwrap().len(), 0);
     client.until(path, |vms| vms[0]["vmid"] == 100);
 }
 
