@@ -119,7 +119,12 @@ impl Store {
         let mut all = vec![];
         for (content, folder) in FOLDERS {
             for path in files(&self.folder.join(folder)) {
-                all.push(self.volume(content, &path).ok_or(path));
+                match self.volume(content, &path) {
+                    Some(volume) => all.push(Ok(volume)),
+                    // Unless it went while it was looked at.
+                    None if path.exists() => all.push(Err(path)),
+                    None => {}
+                }
             }
         }
         all

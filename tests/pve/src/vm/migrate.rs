@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::context::Context;
+use crate::process;
 use crate::reply::{Failure, Reply};
 use crate::storage::{self, Store};
 use crate::task::{self, Worker};
@@ -89,9 +90,8 @@ async fn go(
             .map_err(|error| error.to_string())?;
         let path = folder.join(volume.path.file_name().unwrap_or_default());
         made.add(path.clone());
-        tokio::fs::copy(&volume.path, &path)
-            .await
-            .map_err(|error| error.to_string())?;
+        let (from, to) = (volume.path.to_string_lossy(), path.to_string_lossy());
+        process::run("cp", &["--", &from, &to]).await?;
         drive.file = there.id_of(&path)?;
         *value = drive.to_string();
         moved.push(volume);
