@@ -182,6 +182,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
 
     row(AGENT, "sshkeys_are_encoded_once_more", Observed,
         "sshkeys is percent-encoded (%20, never +; keys joined by %0A), and then once more for the form."),
+    row(AGENT, "the_cloudinit_drive_is_made_at_each_start", Observed,
+        "STORE:cloudinit is a drive whose content follows the configuration from start to start, with `package_upgrade: true`."),
     row(AGENT, "passwords_do_not_come_back", Observed,
         "cipassword reads back as **********."),
     row(AGENT, "agent_errors_say_what_is_missing", Observed,

@@ -7,7 +7,9 @@ use crate::params::Param;
 use crate::reply::Reply;
 #[allow(clippy::wildcard_imports)] // the vocabulary of the table
 use crate::schema::*;
-use crate::vm::{agent, clone, config, create, life, list, migrate, remove, resize, template};
+use crate::vm::{
+    agent, change, clone, config, create, life, list, migrate, remove, resize, template,
+};
 use crate::{incoming, info, pool, task, volumes};
 
 /// One row.
@@ -100,8 +102,8 @@ pub static CALLS: &[Call] = &[
     call!("POST", "/nodes/{node}/qemu", [ON_VM, OPTIONS, CREATE], Name, create::create),
     call!("DELETE", "/nodes/{node}/qemu/{vmid}", [ON_VM, DESTROY], ALLOCATE_VM, remove::remove),
     call!("GET", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, SHOW_CONFIG], AUDIT, config::show),
-    call!("POST", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE, DELAY], Name, config::change_in_task),
-    call!("PUT", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE], Name, config::change),
+    call!("POST", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE, DELAY], Name, change::in_task),
+    call!("PUT", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE], Name, change::at_once),
     call!("GET", "/nodes/{node}/qemu/{vmid}/pending", [ON_VM], AUDIT, config::pending),
     call!("PUT", "/nodes/{node}/qemu/{vmid}/resize", [ON_VM, RESIZE], DISK, resize::resize),
     call!("POST", "/nodes/{node}/qemu/{vmid}/clone", [ON_VM, CLONE], CLONE_VM, clone::clone),

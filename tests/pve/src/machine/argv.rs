@@ -109,12 +109,13 @@ fn drive_args(spec: &Spec) -> Vec<String> {
         if key == "efidisk0" {
             continue;
         }
+        let fixed = drive.is_cdrom() || drive.get("ro") == Some("1");
         args.push("-blockdev".into());
         // What a test's guest flushes need not reach the host's disk.
         let cache = json!({"no-flush": true});
         args.push(
             json!({
-                "driver": format, "node-name": node(key), "read-only": drive.is_cdrom(), "discard": "unmap",
+                "driver": format, "node-name": node(key), "read-only": fixed, "discard": "unmap",
                 "cache": cache, "file": {"driver": "file", "filename": path, "cache": cache},
             })
             .to_string(),

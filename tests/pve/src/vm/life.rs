@@ -14,7 +14,7 @@ use crate::reply::{Failure, Reply};
 use crate::storage;
 use crate::task::{self, Worker};
 use crate::vm::disk::{Drive, is_drive};
-use crate::vm::{Config, LOCK, rights};
+use crate::vm::{Config, LOCK, cloudinit, rights};
 
 /// Seconds that a guest has to shut down if the call does not say.
 const SHUTDOWN: u64 = 60;
@@ -210,6 +210,7 @@ async fn begin(worker: &Worker, node: &str, vmid: u32) -> Result<(), String> {
         (vm.config.clone(), vm.memory())
     };
     check_bridges(cluster, &config)?;
+    cloudinit::refresh(cluster, node, vmid, &config).await?;
     if firmware::is_uefi(&config) && !config.contains_key("efidisk0") {
         worker.warn("no efidisk configured! Using temporary efivars disk.");
     }

@@ -404,3 +404,15 @@ pub fn qcow2(size: &str) -> Vec<u8> {
     assert!(made.unwrap().success());
     std::fs::read(path).unwrap()
 }
+
+/// What a guest sees of an image, which a machine may have open.
+pub fn raw(image: &std::path::Path) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("raw");
+    let made = std::process::Command::new("qemu-img")
+        .args(["convert", "-U", "-f", "qcow2", "-O", "raw"])
+        .args([image, &path])
+        .status();
+    assert!(made.unwrap().success());
+    std::fs::read(path).unwrap()
+}

@@ -1,6 +1,6 @@
 use pve_lab::{Server, Setup, Storage};
 
-use crate::client::{Client, form};
+use crate::client::{Client, form, raw};
 
 #[test]
 fn stopping_what_is_stopped_is_ok() {
@@ -327,6 +327,49 @@ fn sshkeys_are_encoded_once_more() {
     assert_eq!(client.config(100)["sshkeys"], keys);
     set("ssh-ed25519+AAAA").refuses("sshkeys", "invalid format - invalid urlencoded string\n");
     set("ssh-ed25519 AAAA a").refuses("sshkeys", "invalid format - invalid urlencoded string\n");
+}
+
+#[test]
+fn the_cloudinit_drive_is_made_at_each_start() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let key = "ssh-ed25519%20AAAA%20first";
+    client.has_vm(
+        100,
+        &[
+            ("scsi1", "local:cloudinit"),
+            ("sshkeys", key),
+            ("name", "a.lab"),
+        ],
+    );
+    let drive = "local:100/vm-100-cloudinit.qcow2,media=cdrom,size=4M";
+    assert_eq!(client.config(100)["scsi1"], drive);
+    let seed = || {
+        let path = server
+            .folder()
+            .join("storage/local@pve/images/100/vm-100-cloudinit.qcow2");
+        String::from_utf8_lossy(&raw(&path)).into_owned()
+    };
+    client.start(100);
+    for part in [
+        "CIDATA",
+        r#""package_upgrade":true"#,
+        "ssh-ed25519 AAAA first",
+        "a.lab",
+    ] {
+        assert!(seed().contains(part), "{part}");
+    }
+    assert_eq!(
+        client.task(&client.post(&client.vm(100, "/status/stop"), "")),
+        "OK"
+    );
+    let second = form(&[("sshkeys", "ssh-ed25519%20AAAA%20second")]);
+    client
+        .put(&client.vm(100, "/config"), &second)
+        .is(200, "OK");
+    client.start(100);
+    assert!(seed().contains("ssh-ed25519 AAAA second"));
+    assert!(!seed().contains("first"));
 }
 
 #[test]
