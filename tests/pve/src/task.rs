@@ -168,8 +168,8 @@ impl Task {
     /// As it stands in a list of tasks.
     fn listed(&self) -> Value {
         let mut shown = self.described();
-        if let (Some(exit), Some(ended)) = (&self.record.exit, self.ended) {
-            shown["status"] = json!(exit);
+        shown["status"] = json!(self.record.exit.as_deref().unwrap_or("RUNNING"));
+        if let Some(ended) = self.ended {
             shown["endtime"] = json!(ended);
         }
         shown

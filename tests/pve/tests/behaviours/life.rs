@@ -91,6 +91,28 @@ fn linked_clones_are_of_templates() {
 }
 
 #[test]
+fn raw_disks_have_linked_clones_too() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let raw = form(&[("vmid", "100"), ("scsi0", "local:0.01")]);
+    assert_eq!(client.task(&client.post("/nodes/pve/qemu", &raw)), "OK");
+    assert_eq!(
+        client.task(&client.post(&client.vm(100, "/template"), "")),
+        "OK"
+    );
+    assert_eq!(
+        client.task(&client.post(&client.vm(100, "/clone"), "newid=101")),
+        "OK"
+    );
+    let disk = client.config(101)["scsi0"].as_str().unwrap().to_owned();
+    assert!(
+        disk.starts_with("local:100/base-100-disk-0.raw/101/vm-101-disk-0.qcow2"),
+        "{disk}"
+    );
+    client.start(101);
+}
+
+#[test]
 fn a_template_outlives_its_linked_clones() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);

@@ -197,6 +197,21 @@ fn a_wrong_checksum_fails_in_the_task() {
 }
 
 #[test]
+fn an_upload_with_a_ticket_needs_no_csrf_token() {
+    let server = Server::start(Setup::new().user("root@pam", "password"));
+    let mut client = Client::new(&server);
+    client.credentials = String::new();
+    let login = client.post("/access/ticket", "username=root%40pam&password=password");
+    let ticket = login.data()["ticket"].as_str().unwrap().to_owned();
+    client.credentials = format!("Cookie: PVEAuthCookie={ticket}\r\n");
+    client.has_file("iso", "a.iso", b"x");
+    let delete = "/nodes/pve/storage/local/content/local:iso%2Fa.iso";
+    client
+        .delete(delete)
+        .is(401, "Permission denied - invalid csrf token");
+}
+
+#[test]
 fn a_download_replaces_nothing() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);
