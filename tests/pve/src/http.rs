@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, Response, StatusCode};
@@ -13,6 +12,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::access::Credentials;
+use crate::body::{Dropped, Incomplete};
 use crate::cluster::{Cluster, held};
 use crate::content::Content;
 use crate::dispatch;
@@ -37,18 +37,6 @@ pub struct Connection {
     pub refuse: watch::Sender<Duration>,
 }
 
-/// The connection is to be dropped without an answer.
-#[derive(Debug)]
-pub struct Dropped;
-
-impl std::fmt::Display for Dropped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection is dropped")
-    }
-}
-
-impl std::error::Error for Dropped {}
-
 /// Why a call is not done.
 enum Stop {
     Refuse(Failure),
@@ -64,40 +52,6 @@ impl From<Failure> for Stop {
 impl From<Dropped> for Stop {
     fn from(_: Dropped) -> Self {
         Stop::Drop
-    }
-}
-
-/// A call's body, and how much of it was read.
-pub struct Incomplete {
-    body: Incoming,
-    patience: Duration,
-    pub read: u64,
-}
-
-impl Incomplete {
-    /// The next piece; none at the end. A client that sends nothing for too long is dropped.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Dropped> {
-        loop {
-            let frame = tokio::time::timeout(self.patience, self.body.frame()).await;
-            match frame.map_err(|_| Dropped)? {
-                None => return Ok(None),
-                Some(Err(_)) => return Err(Dropped),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.read += data.len() as u64;
-                        return Ok(Some(data));
-                    }
-                }
-            }
-        }
-    }
-
-    async fn all(&mut self) -> Result<Vec<u8>, Dropped> {
-        let mut all = vec![];
-        while let Some(data) = self.next().await? {
-            all.extend_from_slice(&data);
-        }
-        Ok(all)
     }
 }
 
