@@ -46,7 +46,7 @@ fn a_disk_smaller_than_the_base_image() {
     lab.imgbuild(&["run", recipe.to_str().unwrap()])
         .with_code(2)
         .saying("the recipe asks for 64.00 MiB")
-        .saying("small.toml:9:8");
+        .saying("small.toml:10:8");
     lab.assert_nothing_left();
 }
 
