@@ -14,6 +14,7 @@ pub mod recipe;
 pub mod record;
 pub mod run;
 pub mod seal;
+pub mod secret;
 pub mod seed;
 pub mod signing;
 pub mod source;
