@@ -1,0 +1,372 @@
+//! Bringing a base image to a node: by the node itself where it can, else by sending it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::client::Call;
+use super::error::Failure;
+use super::image::file_name;
+use super::leftover::{Leftover, Place, What};
+use super::task::Upid;
+use super::upload::{Unsent, Upload};
+use super::{Proxmox, StoredImage};
+use crate::backend::qemu::image::{self as local, Target};
+use crate::error::{Error, Kind, Result};
+use crate::record;
+use crate::run::{Resource, Run};
+use crate::source::{self, Algorithm, BaseImage, Context, Digest, Format, Offered, Resolved};
+use crate::store;
+
+/// How long the node may take to download an image.
+const DOWNLOAD: Duration = Duration::from_secs(2 * 60 * 60);
+
+/// How long it may take to check and copy one that it was sent.
+const COPY: Duration = Duration::from_secs(60 * 60);
+
+/// How often something is asked for when connections break, the first time included.
+const ATTEMPTS: u32 = 3;
+
+/// The kinds of task, as Proxmox VE names them.
+const DOWNLOAD_TASK: &str = "download";
+const UPLOAD_TASK: &str = "imgcopy";
+
+/// An image that is on the node now.
+#[derive(Debug)]
+pub struct Brought {
+    pub image: StoredImage,
+    pub how: How,
+}
+
+/// How it came there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    WasThere,
+    Downloaded,
+    Uploaded,
+}
+
+/// Sees to it that the node has the base image that `resolved` stands for.
+///
+/// Errors: the image has another digest ([`Kind::Verification`]); its name is taken by something else ([`Kind::Conflict`]);
+/// what the server says.
+pub async fn import(
+    server: &Proxmox,
+    resolved: &Resolved,
+    cx: &Context<'_>,
+    run: &Run,
+) -> Result<Brought> {
+    let import = Import { server, cx, run };
+    // A file without any expectation is known by its own digest.
+    let (digest, fetched) = match &resolved.expected {
+        Some(digest) => (digest.clone(), None),
+        None => {
+            let image = run.phase("source", source::fetch(resolved, cx)).await?;
+            let digest = Digest::new(Algorithm::Sha256, &image.sha256);
+            let digest = digest.ok_or_else(|| Error::new("reading the digest of the image"))?;
+            (digest, Some(image))
+        }
+    };
+    let file = file_name(&digest);
+    let offered = match cx.offline {
+        true => None,
+        false => run.phase("look", import.offered(resolved)).await?,
+    };
+    let found = run.phase("find", import.find(&file)).await?;
+    if let Some(image) = found {
+        import.refuse_other(&image, offered.as_ref().and_then(|offered| offered.size))?;
+        let how = How::WasThere;
+        return Ok(Brought { image, how });
+    }
+    if let Some(offered) = &offered
+        && import.is_within_reach(&offered.url).await?
+    {
+        let downloaded = run.phase("download", import.download(offered, &file)).await;
+        match downloaded {
+            Ok(image) => {
+                let how = How::Downloaded;
+                return Ok(Brought { image, how });
+            }
+            Err(error) if is_interrupted(&error) => return Err(error),
+            // What is wrong with the image, if that is it, shows here as well.
+            Err(error) => run.events.warn(format!("{error}; sending it instead")),
+        }
+    }
+    let image = match fetched {
+        Some(image) => image,
+        None => run.phase("source", source::fetch(resolved, cx)).await?,
+    };
+    let image = import.send(&image, &file).await?;
+    let how = How::Uploaded;
+    Ok(Brought { image, how })
+}
+
+fn is_interrupted(error: &Error) -> bool {
+    matches!(error.get_kind(), Kind::Interrupted | Kind::Terminated)
+}
+
+/// One import.
+struct Import<'i> {
+    server: &'i Proxmox,
+    cx: &'i Context<'i>,
+    run: &'i Run,
+}
+
+impl Import<'_> {
+    async fn offered(&self, resolved: &Resolved) -> Result<Option<Offered>> {
+        Ok(source::offered(resolved, self.cx).await)
+    }
+
+    async fn find(&self, file: &str) -> Result<Option<StoredImage>> {
+        let doing = || format!("looking for {file} on {}", self.server.target.name);
+        let found = self.server.image(file).await;
+        found.map_err(|failure| failure.during(doing()))
+    }
+
+    /// An image of another size than it should have is half of it, or something else.
+    fn refuse_other(&self, image: &StoredImage, size: Option<u64>) -> Result<()> {
+        match size {
+            Some(size) if size != image.size => {
+                let target = &self.server.target.name;
+                Err(Error::new(format!("using {} on {target}", image.volume))
+                    .kind(Kind::Conflict)
+                    .cause(format!(
+                        "it has {} bytes, and the image of this digest has {size}",
+                        image.size
+                    ))
+                    .hint(format!(
+                        "if nobody is uploading it right now: imgbuild image rm --target {target} {}",
+                        image.digest
+                    )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the node can download from there. Why it cannot is told: uploading costs time that this would save.
+    async fn is_within_reach(&self, url: &str) -> Result<bool> {
+        let call = Call::get(self.server.node_path(&["query-url-metadata"])).with("url", url);
+        let asked = async { Ok(self.server.client.call::<Value>(call.once()).await) };
+        match self.run.unless_interrupted(asked).await? {
+            Ok(_) => Ok(true),
+            Err(failure) => {
+                let hint = failure.hint().map(|hint| format!("; {hint}"));
+                self.run.events.note(format!(
+                    "the node cannot download {url} itself ({failure}), so it is sent{}",
+                    hint.unwrap_or_default()
+                ));
+                Ok(false)
+            }
+        }
+    }
+
+    async fn download(&self, offered: &Offered, file: &str) -> Result<StoredImage> {
+        let server = self.server;
+        let doing = || format!("downloading {file} to {}", server.target.name);
+        let failed = |failure: Failure| failure.during(doing());
+        let before = server.tasks(DOWNLOAD_TASK).await.map_err(failed)?;
+        let asked = self.guard(What::Download { file: file.into() })?;
+        let path = server.node_path(&["storage", &server.target.import, "download-url"]);
+        let call = Call::post(path)
+            .with("content", "import")
+            .with("filename", file)
+            .with("url", offered.url.as_str())
+            .with("checksum-algorithm", offered.digest.algorithm.name())
+            .with("checksum", offered.digest.hex.as_str());
+        let mut attempt = 0;
+        let upid = loop {
+            attempt += 1;
+            let failure = match server.client.call::<Upid>(call.clone()).await {
+                Ok(upid) => break upid,
+                Err(failure) => failure,
+            };
+            if !failure.why.is_uncertain() {
+                self.run.release(&asked)?;
+                return Err(failed(failure));
+            }
+            // It may have been heard.
+            let after = server.tasks(DOWNLOAD_TASK).await.map_err(failed)?;
+            let mut new = after.difference(&before);
+            match new.find(|upid| upid.about() == file) {
+                Some(upid) => break upid.clone(),
+                None if attempt < ATTEMPTS => {}
+                None => return Err(failed(failure)),
+            }
+        };
+        let task = self.guard(What::Task { upid: upid.clone() })?;
+        self.run.release(&asked)?;
+        self.finish(&task, &upid, DOWNLOAD, doing()).await?;
+        self.result(file, offered.size).await
+    }
+
+    /// Waits for a task of ours. One that does not end is aborted.
+    async fn finish(
+        &self,
+        task: &Resource,
+        upid: &Upid,
+        deadline: Duration,
+        doing: String,
+    ) -> Result<()> {
+        let ended = self.server.follow(upid, deadline).await;
+        // Of one that has ended there is nothing left to abort, which removing it finds out.
+        match ended {
+            Ok(()) => self.run.release(task),
+            Err(ended) => {
+                self.run.remove(task).await?;
+                Err(ended.during(doing, upid))
+            }
+        }
+    }
+
+    /// What is there when all is done.
+    async fn result(&self, file: &str, size: Option<u64>) -> Result<StoredImage> {
+        let doing = || format!("looking for {file} on {}", self.server.target.name);
+        let image = self.find(file).await?.ok_or_else(|| {
+            Error::new(doing())
+                .cause("it is not there, though its task ended well; was it removed at once?")
+        })?;
+        self.refuse_other(&image, size)?;
+        Ok(image)
+    }
+
+    async fn send(&self, image: &BaseImage, file: &str) -> Result<StoredImage> {
+        let work = Work::prepare(image, self.run).await?;
+        let sent = self.upload(&work, file).await?;
+        image.still_there()?;
+        if let Some(folder) = &work.folder {
+            self.run.remove(folder).await?;
+        }
+        Ok(sent)
+    }
+
+    async fn upload(&self, work: &Work, file: &str) -> Result<StoredImage> {
+        let (server, run) = (self.server, self.run);
+        let doing = || format!("uploading {file} to {}", server.target.name);
+        self.refuse_forbidden(doing()).await?;
+        let before = run.unless_interrupted(async { Ok(server.tasks(UPLOAD_TASK).await) });
+        let before = before.await?.map_err(|failure| failure.during(doing()))?;
+        let size = work.size;
+        let guard = self.guard(What::Upload {
+            file: file.into(),
+            size,
+        })?;
+        let upload = Upload {
+            name: file,
+            path: &work.path,
+            sha256: &work.sha256,
+            size,
+        };
+        let sending = async {
+            let mut attempt = 0;
+            loop {
+                attempt += 1;
+                let failure = match server.upload(&upload, &run.events).await {
+                    Ok(upid) => return Ok(upid),
+                    Err(Unsent::Here(error)) => return Err(error),
+                    Err(Unsent::There(failure)) => failure,
+                };
+                // Where the connection broke in the middle, the server has thrown away what came. It may also have broken
+                // just before the answer.
+                let again = failure.why.is_uncertain() || failure.why.is_unsent();
+                let after = server.tasks(UPLOAD_TASK).await;
+                let after = after.map_err(|failure| failure.during(doing()))?;
+                match after.difference(&before).next() {
+                    Some(upid) => return Ok(upid.clone()),
+                    None if again && attempt < ATTEMPTS => {
+                        run.events.warn(format!("{failure}; sending it again"));
+                    }
+                    None => return Err(failure.during(doing())),
+                }
+            }
+        };
+        let upid = run.phase("upload", sending).await?;
+        let task = self.guard(What::Task { upid: upid.clone() })?;
+        let finish = self.finish(&task, &upid, COPY, doing());
+        run.phase("store", finish).await?;
+        let image = self.result(file, Some(size)).await?;
+        run.release(&guard)?;
+        Ok(image)
+    }
+
+    /// The server hangs up on an upload that it does not want, in the middle and without a word, so it is asked before.
+    async fn refuse_forbidden(&self, doing: String) -> Result<()> {
+        const PRIVILEGE: &str = "Datastore.AllocateTemplate";
+        let server = self.server;
+        let path = format!("/storage/{}", server.target.import);
+        let held = async { Ok(server.privileges(&path).await) };
+        let held = self.run.unless_interrupted(held).await?;
+        let held = held.map_err(|failure| failure.during(doing.as_str()))?;
+        match held.iter().any(|held| held == PRIVILEGE) {
+            true => Ok(()),
+            false => Err(Error::new(doing)
+                .cause(format!("the privilege {PRIVILEGE} on {path} is missing"))
+                .hint(super::privilege::grant(
+                    PRIVILEGE,
+                    &path,
+                    server.client.identity(),
+                ))),
+        }
+    }
+
+    fn guard(&self, what: What) -> Result<Resource> {
+        let target = &self.server.target;
+        self.run.guard(Resource::Remote {
+            project: target.project.clone(),
+            target: target.name.clone(),
+            leftover: Leftover {
+                place: Place::of(target),
+                what,
+            },
+        })
+    }
+}
+
+/// The file that is sent: the image itself, or what it was converted to.
+struct Work {
+    path: PathBuf,
+    sha256: String,
+    size: u64,
+    folder: Option<Resource>,
+}
+
+impl Work {
+    /// Converts what is not qcow2: a raw disk would go over the network with all its holes.
+    async fn prepare(image: &BaseImage, run: &Run) -> Result<Self> {
+        let size = |path: &PathBuf| {
+            let about = std::fs::metadata(path);
+            about
+                .map(|about| about.len())
+                .map_err(|error| Error::new(format!("reading {}", path.display())).cause(error))
+        };
+        if image.format == Format::Qcow2 {
+            return Ok(Work {
+                size: size(&image.path)?,
+                path: image.path.clone(),
+                sha256: image.file_sha256.clone(),
+                folder: None,
+            });
+        }
+        let path = run.dirs.work().join(&run.id);
+        store::space::require(&[(path.clone(), image.allocated)])?;
+        let folder = run.guard(Resource::Folder { path: path.clone() })?;
+        store::create_private_folder(&path)?;
+        let path = path.join("image.qcow2");
+        let to = Resource::File { path: path.clone() };
+        let target = Target {
+            format: Format::Qcow2,
+            zstd: false,
+        };
+        let from = (image.path.as_path(), image.format);
+        run.phase("convert", local::flatten(from, &to, target, run))
+            .await?;
+        let sha256 = run.phase("digest", record::digest(path.clone(), &run.events));
+        Ok(Work {
+            sha256: sha256.await?,
+            size: size(&path)?,
+            path,
+            folder: Some(folder),
+        })
+    }
+}
