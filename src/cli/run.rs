@@ -324,7 +324,7 @@ fn refuse_unknown_step(nodes: &[Node], arguments: &Arguments) -> Result<()> {
         .hint(recipe::suggest(name, names())))
 }
 
-async fn clean_up(run: &Run) -> Result<()> {
+pub(super) async fn clean_up(run: &Run) -> Result<()> {
     let remaining = run.tear_down().await;
     if remaining.is_empty() {
         return Ok(());
