@@ -1,0 +1,94 @@
+//! A Proxmox VE API for tests: an HTTPS server on loopback that speaks the part of the API which imgbuild uses, with the
+//! behaviours that were observed on Proxmox VE 8.4 ([`BEHAVIOURS`] is the list), and that runs real QEMU guests.
+//!
+//! # Starting one
+//!
+//! ```no_run
+//! use pve_lab::{Fault, Server, Setup, Storage, What};
+//!
+//! // One node `pve`, one storage `local` for iso, import and images, one bridge `vmbr0`, one token with all that a build needs.
+//! let server = Server::start(Setup::new());
+//!
+//! // Or more of everything. `pace` divides the server's own waits (5 s idle, 10 s for a lock, 30 s for a proxied call).
+//! let setup = Setup::new()
+//!     .node("pve2")
+//!     .storage(Storage::new("fast").holding(&["images"]).on(&["pve2"]).of_bytes(64 << 20))
+//!     .bridge("vmbr1")
+//!     .token("poor@pve!ci", "11111111-2222-3333-4444-555555555555")
+//!     .grant("/vms", "poor@pve!ci", &["VM.Audit"])
+//!     .pace(20);
+//! let server = Server::start(setup);
+//!
+//! server.url();            // https://127.0.0.1:PORT, without /api2/json
+//! server.certificate();    // PEM, signed by itself, for 127.0.0.1 and localhost
+//! server.fingerprint();    // SHA-256 of it, AA:BB:…, as Proxmox's interface shows it
+//! server.authorization();  // PVEAPIToken=USER@REALM!NAME=SECRET of the token that `Setup::new` makes
+//! ```
+//!
+//! `Server::start` returns when the server listens. It has a thread of its own, so tests with and without a runtime can use
+//! it. Dropping it ends the guests and removes its files. SIGKILL of the process ends the guests too.
+//!
+//! # What happened
+//!
+//! [`Server::requests`] are the calls so far, with times, bytes and connection, and never a header or a body.
+//! [`Server::tasks`] are the tasks, with their times. [`Server::inventory`] is all that is there now, for a look at what was
+//! left: compare what it was before a build with what it is afterwards.
+//!
+//! # Faults
+//!
+//! ```no_run
+//! # use pve_lab::{Fault, Server, Setup, What};
+//! # let server = Server::start(Setup::new());
+//! // The second GET of any task's status is cut off after half of the answer.
+//! server.inject(Fault::on("GET", "/nodes/*/tasks/*/status").nth(2).with(What::CutAnswer));
+//! // The next create is told to have ended after 30 s, and goes on.
+//! server.inject(Fault::on("POST", "/nodes/*/qemu").with(What::GatewayTimeout));
+//! // The agent never answers.
+//! server.inject(Fault::on("*", "/nodes/*/qemu/*/agent/*").always().with(What::AgentSilent));
+//! ```
+//!
+//! # Guests
+//!
+//! `status/start` starts QEMU with the disks of the configuration. All guests are behind QEMU's user network, where each
+//! believes to be 10.0.2.15. Each has a loopback address of its own, [`Server::address`], which is known before the VM is made,
+//! and `agent/network-get-interfaces` gives it in the place of 10.0.2.15. At this address the port [`Setup::ssh_port`] (2222, so
+//! that nobody must be root) leads to port 22 of the guest. A recipe for such a guest says `[ssh] port = 2222`.
+//!
+//! What stands for "the guest" is `machine.rs` alone.
+
+mod access;
+mod behaviour;
+mod calls;
+mod cluster;
+mod content;
+mod context;
+mod dispatch;
+mod fault;
+mod http;
+mod image;
+mod incoming;
+mod info;
+mod inventory;
+mod lock;
+mod machine;
+mod params;
+mod pool;
+mod process;
+mod random;
+mod record;
+mod reply;
+mod schema;
+mod server;
+mod setup;
+mod storage;
+mod task;
+mod tls;
+mod upload;
+mod vm;
+mod volumes;
+
+pub use behaviour::{BEHAVIOURS, Behaviour};
+pub use fault::{Fault, What};
+pub use record::{Inventory, Request, TaskRecord};
+pub use server::Server;
+pub use setup::{BUILDER, SECRET, Setup, Storage, TOKEN};

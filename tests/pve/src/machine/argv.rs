@@ -1,0 +1,231 @@
+//! QEMU's command line.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::machine::firmware;
+use crate::vm::Config;
+use crate::vm::disk::{Drive, is_drive};
+use crate::vm::rights::property;
+
+/// What a machine is made of.
+pub struct Spec {
+    pub config: Config,
+    /// Bytes.
+    pub memory: u64,
+    /// Files behind the drives of the configuration, by key, with their formats.
+    pub files: Vec<(String, PathBuf, String)>,
+    pub network: Network,
+}
+
+/// Where the guest's port 22 is found.
+pub struct Network {
+    pub address: Ipv4Addr,
+    pub port: u16,
+}
+
+impl Spec {
+    fn get(&self, key: &str) -> &str {
+        self.config.get(key).map_or("", String::as_str)
+    }
+
+    fn number(&self, key: &str) -> u32 {
+        self.get(key).parse().unwrap_or(1)
+    }
+}
+
+/// The name of a drive's block node.
+pub fn node(key: &str) -> String {
+    format!("drive-{key}")
+}
+
+/// The whole command line. `folder` has the sockets and the consoles.
+pub fn argv(spec: &Spec, folder: &Path) -> Vec<String> {
+    let mut args = words("-nodefaults -no-user-config -display none");
+    args.extend([
+        "-name".into(),
+        format!("pve-lab-{}", folder.display()).replace(',', ",,"),
+    ]);
+    args.extend(board_args(spec));
+    args.extend(drive_args(spec));
+    args.extend(network_args(spec));
+    args.extend(channel_args(spec, folder));
+    args
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split_whitespace().map(str::to_owned).collect()
+}
+
+fn board_args(spec: &Spec) -> Vec<String> {
+    let machine = match spec.get("machine").contains("q35") {
+        true => "q35",
+        false => "pc",
+    };
+    let accel = match kvm() {
+        true => "-accel kvm -cpu host",
+        false => "-accel tcg,thread=multi -cpu max",
+    };
+    let memory = spec.memory >> 20;
+    let cpus = spec.number("cores") * spec.number("sockets");
+    let mut args = words(&format!(
+        "-machine {machine} {accel} -smp {cpus} -m {memory}M"
+    ));
+    if let Some(uuid) = property(spec.get("smbios1"), "uuid") {
+        args.extend(words(&format!("-uuid {uuid}")));
+    }
+    if !spec.get("vmgenid").is_empty() {
+        args.extend(words(&format!(
+            "-device vmgenid,guid={}",
+            spec.get("vmgenid")
+        )));
+    }
+    if !spec.get("rng0").is_empty() {
+        args.extend(words("-device virtio-rng-pci"));
+    }
+    args
+}
+
+/// On x86 the device may be there though the processor cannot.
+fn kvm() -> bool {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let can = cpu
+        .split_whitespace()
+        .any(|flag| flag == "vmx" || flag == "svm");
+    can && std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .is_ok()
+}
+
+fn drive_args(spec: &Spec) -> Vec<String> {
+    let mut args = words("-device virtio-scsi-pci,id=scsihw0 -device ahci,id=ahci0");
+    for (key, path, format) in &spec.files {
+        let drive = Drive::parse(spec.get(key));
+        if key == "efidisk0" {
+            args.extend(uefi_args(path, format));
+            continue;
+        }
+        args.push("-blockdev".into());
+        // What a test's guest flushes need not reach the host's disk.
+        let cache = json!({"no-flush": true});
+        args.push(
+            json!({
+                "driver": format, "node-name": node(key), "read-only": drive.is_cdrom(), "discard": "unmap",
+                "cache": cache, "file": {"driver": "file", "filename": path, "cache": cache},
+            })
+            .to_string(),
+        );
+        if let Some(device) = device(spec, key, &drive) {
+            args.extend(["-device".into(), device]);
+        }
+    }
+    args
+}
+
+fn uefi_args(variables: &Path, format: &str) -> Vec<String> {
+    let mut args = vec!["-blockdev".into()];
+    args.push(json!({"driver": "raw", "node-name": "pflash0", "read-only": true, "file": {"driver": "file", "filename": firmware::code()}}).to_string());
+    args.push("-blockdev".into());
+    args.push(json!({"driver": format, "node-name": "pflash1", "file": {"driver": "file", "filename": variables}}).to_string());
+    args.extend(words("-machine pflash0=pflash0,pflash1=pflash1"));
+    args
+}
+
+fn device(spec: &Spec, key: &str, drive: &Drive) -> Option<String> {
+    let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
+    let n: u32 = key[stem.len()..].parse().ok()?;
+    let kind = if drive.is_cdrom() { "cd" } else { "hd" };
+    let mut device = match stem {
+        "scsi" => format!("scsi-{kind},bus=scsihw0.0,scsi-id={},lun={}", n / 8, n % 8),
+        "virtio" => "virtio-blk-pci".into(),
+        "sata" => format!("ide-{kind},bus=ahci0.{n}"),
+        "ide" if spec.get("machine").contains("q35") => format!("ide-{kind},bus=ide.{n}"),
+        "ide" => format!("ide-{kind},bus=ide.{},unit={}", n / 2, n % 2),
+        _ => return None,
+    };
+    device.push_str(&format!(",drive={}", node(key)));
+    if let Some(index) = boot_index(spec, key) {
+        device.push_str(&format!(",bootindex={index}"));
+    }
+    Some(device)
+}
+
+/// The place in `boot: order=…`; without one the first disk is first.
+fn boot_index(spec: &Spec, key: &str) -> Option<usize> {
+    match property(spec.get("boot"), "order") {
+        Some(order) => order.split(';').position(|it| it == key).map(|at| at + 1),
+        None => {
+            let disk = |key: &&String| is_drive(key) && !Drive::parse(spec.get(key)).is_cdrom();
+            let first = spec
+                .config
+                .keys()
+                .filter(|key| !key.starts_with("efi"))
+                .find(disk)?;
+            (first == key).then_some(1)
+        }
+    }
+}
+
+fn network_args(spec: &Spec) -> Vec<String> {
+    let mut args = vec![];
+    for (key, value) in spec.config.iter().filter(|(key, _)| key.starts_with("net")) {
+        let model = value.split(',').next().unwrap_or_default();
+        let (model, mac) = model
+            .split_once('=')
+            .unwrap_or((model, "52:54:00:12:34:56"));
+        let device = if model == "virtio" {
+            "virtio-net-pci"
+        } else {
+            model
+        };
+        let forward = match key.as_str() {
+            "net0" => format!(
+                ",hostfwd=tcp:{}:{}-:22",
+                spec.network.address, spec.network.port
+            ),
+            _ => String::new(),
+        };
+        args.extend(words(&format!(
+            "-netdev user,id={key}{forward} -device {device},netdev={key},mac={mac},romfile="
+        )));
+    }
+    args
+}
+
+fn channel_args(spec: &Spec, folder: &Path) -> Vec<String> {
+    let path = |name: &str| folder.join(name).to_string_lossy().replace(',', ",,");
+    let mut args = vec![
+        "-chardev".into(),
+        format!("socket,id=qmp,path={}", path("qmp")),
+    ];
+    args.extend(words("-mon chardev=qmp,mode=control"));
+    args.extend([
+        "-chardev".into(),
+        format!("socket,id=agent,path={}", path("agent")),
+    ]);
+    if has_agent(&spec.config) {
+        args.extend(words(
+            "-device virtio-serial-pci -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+        ));
+    }
+    for key in spec.config.keys().filter(|key| key.starts_with("serial")) {
+        args.extend([
+            "-chardev".into(),
+            format!("file,id={key},append=on,path={}", path(key)),
+        ]);
+        args.extend(words(&format!("-serial chardev:{key}")));
+    }
+    args
+}
+
+/// Whether the configuration says that there is an agent.
+pub fn has_agent(config: &Config) -> bool {
+    let value = config.get("agent").map_or("", String::as_str);
+    value
+        .split(',')
+        .any(|part| part == "1" || part == "enabled=1")
+}

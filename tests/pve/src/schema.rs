@@ -1,0 +1,239 @@
+//! The parameters of the calls, as Proxmox publishes them for its API (`pvesh usage`, the API viewer), as far as they are used.
+
+use crate::params::Kind::{self, Flag, Format, Integer, List, Number, OneOf, Text};
+use crate::params::{Param, dns_name, may, must, tags};
+
+/// A vmid, from the smallest to the largest that there can be.
+const VMID: Kind = Integer(100, 999_999_999);
+const COUNT: Kind = Integer(0, i64::MAX);
+const NAME: Kind = Text(100);
+/// A property string, `a=b,c=d`.
+const PROPERTIES: Kind = Text(4096);
+
+pub const ON_NODE: &[Param] = &[must("node", Text(63))];
+pub const ON_STORE: &[Param] = &[must("node", Text(63)), must("storage", NAME)];
+pub const ON_VOLUME: &[Param] = &[
+    must("node", Text(63)),
+    must("storage", NAME),
+    must("volume", Text(512)),
+    may("delay", Integer(1, 30)),
+];
+pub const ON_VM: &[Param] = &[must("node", Text(63)), must("vmid", VMID)];
+pub const ON_TASK: &[Param] = &[must("node", Text(63)), must("upid", Text(512))];
+
+pub const LOGIN: &[Param] = &[
+    must("username", Text(64)),
+    must("password", Text(4096)),
+    may("realm", Text(32)),
+];
+pub const PERMISSIONS: &[Param] = &[may("path", Text(512)), may("userid", Text(64))];
+pub const NEXT_ID: &[Param] = &[may("vmid", VMID)];
+pub const RESOURCES: &[Param] = &[may("type", OneOf(&["vm", "storage", "node", "sdn"]))];
+pub const NETWORK: &[Param] = &[may("type", Text(32))];
+
+pub const POOL: &[Param] = &[may("poolid", Text(64)), may("type", Text(16))];
+pub const POOL_CREATE: &[Param] = &[must("poolid", Text(64)), may("comment", Text(256))];
+pub const POOL_UPDATE: &[Param] = &[
+    must("poolid", Text(64)),
+    may("vms", Text(4096)),
+    may("delete", Flag),
+    may("allow-move", Flag),
+    may("comment", Text(256)),
+];
+
+pub const STORAGES: &[Param] = &[
+    may("storage", NAME),
+    may("content", NAME),
+    may("enabled", Flag),
+    may("target", Text(63)),
+    may("format", Flag),
+];
+pub const CONTENT: &[Param] = &[may("content", Text(32)), may("vmid", VMID)];
+pub const ALLOCATE: &[Param] = &[
+    must("filename", Text(255)),
+    must("vmid", VMID),
+    must("size", Text(32)),
+    may("format", OneOf(&["raw", "qcow2", "subvol", "vmdk"])),
+];
+pub const FILE: &[Param] = &[
+    must("content", OneOf(&["iso", "vztmpl", "import"])),
+    must("filename", Text(255)),
+    may("checksum", Text(255)),
+    may(
+        "checksum-algorithm",
+        OneOf(&["md5", "sha1", "sha224", "sha256", "sha384", "sha512"]),
+    ),
+];
+pub const URL: &[Param] = &[
+    must("url", Format(http_url)),
+    may("verify-certificates", Flag),
+];
+pub const COMPRESSION: &[Param] = &[may("compression", OneOf(&["gz", "lzo", "zst", "bz2"]))];
+
+pub const TASK_FILTER: &[Param] = &[
+    may("source", OneOf(&["archive", "active", "all"])),
+    may("vmid", VMID),
+    may("typefilter", Text(64)),
+    may("since", COUNT),
+    may("start", COUNT),
+    may("limit", COUNT),
+];
+pub const LOG: &[Param] = &[may("start", COUNT), may("limit", COUNT)];
+
+pub const LIST: &[Param] = &[may("full", Flag)];
+pub const DESTROY: &[Param] = &[
+    may("purge", Flag),
+    may("destroy-unreferenced-disks", Flag),
+    may("skiplock", Flag),
+];
+pub const SHOW_CONFIG: &[Param] = &[may("current", Flag)];
+pub const CHANGE: &[Param] = &[
+    may("delete", Text(4096)),
+    may("digest", Text(64)),
+    may("revert", Text(4096)),
+    may("skiplock", Flag),
+];
+pub const DELAY: &[Param] = &[may("background_delay", Integer(1, 30))];
+pub const RESIZE: &[Param] = &[
+    must("disk", Text(32)),
+    must("size", Format(size_change)),
+    may("digest", Text(64)),
+    may("skiplock", Flag),
+];
+pub const CLONE: &[Param] = &[
+    must("newid", VMID),
+    may("name", Format(dns_name)),
+    may("description", Text(8192)),
+    may("pool", Text(64)),
+    may("full", Flag),
+    may("storage", NAME),
+    may("format", OneOf(&["raw", "qcow2", "vmdk"])),
+    may("target", Text(63)),
+    may("bwlimit", COUNT),
+];
+pub const TEMPLATE: &[Param] = &[may("disk", Text(32))];
+pub const START: &[Param] = &[may("skiplock", Flag), may("timeout", COUNT)];
+pub const STOP: &[Param] = &[
+    may("timeout", COUNT),
+    may("keepActive", Flag),
+    may("skiplock", Flag),
+    may("overrule-shutdown", Flag),
+];
+pub const SHUTDOWN: &[Param] = &[
+    may("timeout", COUNT),
+    may("keepActive", Flag),
+    may("skiplock", Flag),
+    may("forceStop", Flag),
+];
+pub const REBOOT: &[Param] = &[may("timeout", COUNT)];
+pub const EXEC: &[Param] = &[must("command", List), may("input-data", Text(64 << 10))];
+pub const EXEC_STATUS: &[Param] = &[must("pid", COUNT)];
+
+/// What only creating takes.
+pub const CREATE: &[Param] = &[
+    may("storage", NAME),
+    may("pool", Text(64)),
+    may("start", Flag),
+    may("unique", Flag),
+    may("bwlimit", COUNT),
+    may("import-working-storage", NAME),
+];
+
+/// What a VM's configuration can say.
+pub const OPTIONS: &[Param] = &[
+    may("acpi", Flag),
+    may("affinity", Text(256)),
+    may("agent", PROPERTIES),
+    may("args", PROPERTIES),
+    may("autostart", Flag),
+    may("audio0", PROPERTIES),
+    may("balloon", COUNT),
+    may("bios", OneOf(&["seabios", "ovmf"])),
+    may("boot", PROPERTIES),
+    may("bootdisk", Text(32)),
+    may("cicustom", PROPERTIES),
+    may("cipassword", Text(1024)),
+    may("citype", OneOf(&["configdrive2", "nocloud", "opennebula"])),
+    may("ciupgrade", Flag),
+    may("ciuser", Text(256)),
+    may("cores", Integer(1, i64::MAX)),
+    may("cpu", PROPERTIES),
+    may("cpulimit", Number),
+    may("cpuunits", Integer(1, 262_144)),
+    may("description", Text(8192)),
+    may("efidisk0", PROPERTIES),
+    may("freeze", Flag),
+    may("hookscript", Text(512)),
+    may("hostpci[15]", PROPERTIES),
+    may("hotplug", Text(256)),
+    may("hugepages", OneOf(&["any", "2", "1024"])),
+    may("ide[3]", PROPERTIES),
+    may("ipconfig[31]", PROPERTIES),
+    may("ivshmem", PROPERTIES),
+    may("keephugepages", Flag),
+    may("keyboard", Text(8)),
+    may("kvm", Flag),
+    may("localtime", Flag),
+    may("machine", PROPERTIES),
+    may("memory", PROPERTIES),
+    may("name", Format(dns_name)),
+    may("nameserver", PROPERTIES),
+    may("net[31]", PROPERTIES),
+    may("numa", Flag),
+    may("onboot", Flag),
+    may("ostype", OneOf(OSTYPES)),
+    may("protection", Flag),
+    may("reboot", Flag),
+    may("rng0", PROPERTIES),
+    may("sata[5]", PROPERTIES),
+    may("scsi[30]", PROPERTIES),
+    may("scsihw", OneOf(SCSI_CONTROLLERS)),
+    may("searchdomain", PROPERTIES),
+    may("serial[3]", Text(256)),
+    may("shares", Integer(0, 50_000)),
+    may("smbios1", Text(512)),
+    may("sockets", Integer(1, i64::MAX)),
+    may("sshkeys", Text(64 << 10)),
+    may("startdate", Text(64)),
+    may("startup", PROPERTIES),
+    may("tablet", Flag),
+    may("tags", Format(tags)),
+    may("template", Flag),
+    may("tpmstate0", PROPERTIES),
+    may("unused[255]", PROPERTIES),
+    may("vcpus", Integer(1, i64::MAX)),
+    may("vga", PROPERTIES),
+    may("virtio[15]", PROPERTIES),
+    may("vmgenid", Text(36)),
+    may("vmstatestorage", NAME),
+];
+
+const OSTYPES: &[&str] = &[
+    "other", "wxp", "w2k", "w2k3", "w2k8", "wvista", "win7", "win8", "win10", "win11", "l24",
+    "l26", "solaris",
+];
+const SCSI_CONTROLLERS: &[&str] = &[
+    "lsi",
+    "lsi53c810",
+    "virtio-scsi-pci",
+    "virtio-scsi-single",
+    "megasas",
+    "pvscsi",
+];
+
+/// `10G`, or `+2G` for so much more.
+fn size_change(value: &str) -> Result<(), String> {
+    let number = value.strip_prefix('+').unwrap_or(value);
+    let number = number.strip_suffix(['K', 'M', 'G', 'T']).unwrap_or(number);
+    match number.parse::<f64>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err("value does not match the regex pattern".into()),
+    }
+}
+
+fn http_url(value: &str) -> Result<(), String> {
+    match value.starts_with("http://") || value.starts_with("https://") {
+        true => Ok(()),
+        false => Err("value does not match the regex pattern".into()),
+    }
+}

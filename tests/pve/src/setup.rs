@@ -1,0 +1,188 @@
+//! What a server has when it starts.
+
+use crate::access::Access;
+
+/// The token that [`Setup::new`] makes.
+pub const TOKEN: &str = "builder@pve!lab";
+/// Its secret. It guards nothing but test guests.
+pub const SECRET: &str = "5ec2e7e5-0000-4000-8000-1ab1ab1ab1ab";
+
+/// All privileges that a build can need, on 8.x.
+pub const BUILDER: &[&str] = &[
+    "Datastore.Allocate",
+    "Datastore.AllocateSpace",
+    "Datastore.AllocateTemplate",
+    "Datastore.Audit",
+    "Mapping.Use",
+    "Pool.Allocate",
+    "Pool.Audit",
+    "SDN.Use",
+    "Sys.AccessNetwork",
+    "Sys.Audit",
+    "VM.Allocate",
+    "VM.Audit",
+    "VM.Clone",
+    "VM.Config.CDROM",
+    "VM.Config.CPU",
+    "VM.Config.Cloudinit",
+    "VM.Config.Disk",
+    "VM.Config.HWType",
+    "VM.Config.Memory",
+    "VM.Config.Network",
+    "VM.Config.Options",
+    "VM.Monitor",
+    "VM.PowerMgmt",
+];
+
+/// Nodes, storages, bridges, and who may do what. See the [crate's documentation](crate).
+pub struct Setup {
+    pub(crate) nodes: Vec<String>,
+    pub(crate) storages: Vec<Storage>,
+    pub(crate) bridges: Vec<String>,
+    pub(crate) pools: Vec<String>,
+    pub(crate) access: Access,
+    pub(crate) pace: u32,
+    pub(crate) ssh_port: u16,
+    pub(crate) port: u16,
+}
+
+/// A storage of the type `dir`.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    pub(crate) name: String,
+    pub(crate) content: Vec<String>,
+    /// All nodes if empty.
+    pub(crate) nodes: Vec<String>,
+    pub(crate) shared: bool,
+    /// Bytes.
+    pub(crate) size: u64,
+}
+
+impl Storage {
+    /// A local storage of 1 TiB on all nodes that holds nothing yet.
+    pub fn new(name: &str) -> Self {
+        Storage {
+            name: name.into(),
+            content: vec![],
+            nodes: vec![],
+            shared: false,
+            size: 1 << 40,
+        }
+    }
+
+    /// The content types: `iso`, `import`, `images`.
+    pub fn holding(mut self, content: &[&str]) -> Self {
+        self.content = content.iter().map(|&name| name.into()).collect();
+        self
+    }
+
+    /// Only these nodes have it.
+    pub fn on(mut self, nodes: &[&str]) -> Self {
+        self.nodes = nodes.iter().map(|&name| name.into()).collect();
+        self
+    }
+
+    /// All its nodes see the same files.
+    pub fn shared(mut self) -> Self {
+        self.shared = true;
+        self
+    }
+
+    /// What would be more than this does not fit: uploads, downloads, imports and clones end with "No space left on device".
+    pub fn of_bytes(mut self, size: u64) -> Self {
+        self.size = size;
+        self
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Setup::new()
+    }
+}
+
+impl Setup {
+    /// One node `pve`, one storage `local` for everything, one bridge `vmbr0`, and [`TOKEN`] with [`BUILDER`] on all paths.
+    pub fn new() -> Self {
+        let mut access = Access::default();
+        access.tokens.insert(TOKEN.into(), SECRET.into());
+        access.grant("/", TOKEN, BUILDER, true);
+        Setup {
+            nodes: vec!["pve".into()],
+            storages: vec![Storage::new("local").holding(&["iso", "import", "images"])],
+            bridges: vec!["vmbr0".into()],
+            pools: vec![],
+            access,
+            pace: 1,
+            ssh_port: 2222,
+            port: 0,
+        }
+    }
+
+    /// One more node.
+    pub fn node(mut self, name: &str) -> Self {
+        self.nodes.push(name.into());
+        self
+    }
+
+    /// One more storage, or another one of the same name.
+    pub fn storage(mut self, storage: Storage) -> Self {
+        self.storages.retain(|other| other.name != storage.name);
+        self.storages.push(storage);
+        self
+    }
+
+    /// One more bridge, on all nodes.
+    pub fn bridge(mut self, name: &str) -> Self {
+        self.bridges.push(name.into());
+        self
+    }
+
+    /// One more pool, without members.
+    pub fn pool(mut self, name: &str) -> Self {
+        self.pools.push(name.into());
+        self
+    }
+
+    /// A token `USER@REALM!NAME`. It has the privileges that are granted to it, as if its user had all of them.
+    pub fn token(mut self, id: &str, secret: &str) -> Self {
+        self.access.tokens.insert(id.into(), secret.into());
+        self
+    }
+
+    /// A user who logs in with a password. `root@pam` may do everything.
+    pub fn user(mut self, id: &str, password: &str) -> Self {
+        self.access.users.insert(id.into(), password.into());
+        self
+    }
+
+    /// Gives privileges on a path and all below it. A grant on a longer path takes the place of what came from above.
+    pub fn grant(mut self, path: &str, who: &str, privileges: &[&str]) -> Self {
+        self.access.grant(path, who, privileges, true);
+        self
+    }
+
+    /// Takes away all that was granted to somebody, that of [`TOKEN`] as well.
+    pub fn revoke(mut self, who: &str) -> Self {
+        self.access.revoke(who);
+        self
+    }
+
+    /// Divides the server's own waits by this: 5 s for an idle connection, 5 and 10 s for locks, 30 s for a proxied call.
+    pub fn pace(mut self, pace: u32) -> Self {
+        self.pace = pace.max(1);
+        self
+    }
+
+    /// Where, at its own address, a guest's port 22 is reached.
+    pub fn ssh_port(mut self, port: u16) -> Self {
+        self.ssh_port = port;
+        self
+    }
+
+    /// Where the server listens, for use by hand; any free port if it is not said.
+    pub fn listen(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+}

@@ -1,0 +1,150 @@
+//! Calls about storages and what is on them.
+
+use serde_json::{Value, json};
+
+use crate::context::Context;
+use crate::image;
+use crate::reply::{Failure, Reply};
+use crate::storage::{self, Store};
+use crate::vm::disk;
+
+/// `GET /nodes/{node}/storage`
+pub async fn storages(context: Context) -> Reply {
+    let params = &context.params;
+    let wanted = |store: &Store| {
+        let content = params.get("content");
+        params
+            .get("storage")
+            .is_none_or(|name| name == store.name())
+            && content.is_none_or(|all| all.split(',').any(|it| store.holds(it).is_ok()))
+            && context.may(
+                &path_of(store.name()),
+                &["Datastore.Audit", "Datastore.AllocateSpace"],
+            )
+    };
+    let all = storage::all(&context.cluster, context.node());
+    let shown: Vec<Value> = all
+        .iter()
+        .filter(|&store| wanted(store))
+        .map(Store::status)
+        .collect();
+    Ok(json!(shown).into())
+}
+
+/// `GET …/{storage}/status`
+pub async fn status(context: Context) -> Reply {
+    Ok(store(&context)?.status().into())
+}
+
+/// `GET …/{storage}/content`
+pub async fn list(context: Context) -> Reply {
+    let (content, owner) = (context.params.get("content"), context.params.number("vmid"));
+    let audits = context.may(
+        &path_of(context.params.text("storage")),
+        &["Datastore.Audit"],
+    );
+    let mut shown = vec![];
+    for volume in store(&context)?.volumes() {
+        // Without the right to see the storage, one's own disks are seen.
+        let theirs = volume
+            .owner
+            .is_some_and(|vmid| context.may(&format!("/vms/{vmid}"), &["VM.Audit"]));
+        let wanted = content.is_none_or(|kind| kind == volume.content)
+            && owner.is_none_or(|vmid| volume.owner.is_some_and(|owner| u64::from(owner) == vmid));
+        if wanted && (audits || theirs) {
+            shown.push(volume.described());
+        }
+    }
+    Ok(json!(shown).into())
+}
+
+/// `POST …/{storage}/content`: an empty disk.
+pub async fn allocate(context: Context) -> Reply {
+    let store = store(&context)?;
+    store.holds("images")?;
+    let params = &context.params;
+    let format = params.get("format").unwrap_or("raw").to_owned();
+    let size = disk::bytes(params.text("size"), 1 << 10)
+        .ok_or_else(|| Failure::parameter("size", "unable to parse size"))?;
+    let path = store.place("images", Some(context.params.vmid()));
+    let path = path
+        .map_err(|error| Failure::died(error.to_string()))?
+        .join(params.text("filename"));
+    if path.exists() {
+        let path = path.display();
+        return Err(Failure::died(format!("disk image '{path}' already exists")));
+    }
+    image::create(&path, &format, size)
+        .await
+        .map_err(Failure::died)?;
+    Ok(json!(store.id_of(&path).map_err(Failure::died)?).into())
+}
+
+/// `GET …/content/{volume}`
+pub async fn show(context: Context) -> Reply {
+    let (_, volume) = storage::volume(&context.cluster, context.node(), &id(&context))?;
+    context.check(
+        &path_of(context.params.text("storage")),
+        &["Datastore.Audit", "Datastore.AllocateSpace"],
+    )?;
+    let mut shown = volume.described();
+    shown["path"] = json!(volume.path);
+    Ok(shown.into())
+}
+
+/// `DELETE …/content/{volume}`: nobody looks whether a VM has it in its configuration. Only a template's disk with linked
+/// clones is safe.
+pub async fn remove(context: Context) -> Reply {
+    let id = id(&context);
+    let (store, volume) = storage::volume(&context.cluster, context.node(), &id)?;
+    let path = path_of(store.name());
+    match volume.content {
+        "images" => context
+            .check(&path, &["Datastore.Allocate"])
+            .or_else(|failure| {
+                let owner = volume.owner.unwrap_or_default();
+                let may = context.may(&format!("/vms/{owner}"), &["VM.Config.Disk"]);
+                if may { Ok(()) } else { Err(failure) }
+            })?,
+        _ => context.check(&path, &["Datastore.AllocateTemplate", "Datastore.Allocate"])?,
+    }
+    disk::refuse_if_cloned(&store, &volume).map_err(Failure::died)?;
+    let upid = crate::task::start(
+        &context,
+        "imgdel",
+        &id.replace(':', "%3A"),
+        |worker| async move {
+            worker.middle().await?;
+            volume
+                .free()
+                .map_err(|error| format!("unlink '{}' failed - {error}", volume.path.display()))?;
+            worker.log(format!("Removed volume '{id}'"));
+            Ok(())
+        },
+    );
+    Ok(json!(upid).into())
+}
+
+fn store(context: &Context) -> Result<Store, Failure> {
+    Store::open(
+        &context.cluster,
+        context.node(),
+        context.params.text("storage"),
+    )
+}
+
+/// The volume's id. In the path it stands with or without the storage's name.
+fn id(context: &Context) -> String {
+    let (storage, volume) = (
+        context.params.text("storage"),
+        context.params.text("volume"),
+    );
+    match volume.contains(':') {
+        true => volume.to_owned(),
+        false => format!("{storage}:{volume}"),
+    }
+}
+
+fn path_of(storage: &str) -> String {
+    format!("/storage/{storage}")
+}
