@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::Proxmox;
 use super::client::Call;
 use super::error::Failure;
-use super::task::Upid;
+use super::task::{Ended, Upid};
 use crate::error::{Error, Kind, Result};
 use crate::source::Digest;
 
@@ -126,9 +126,10 @@ impl Proxmox {
             None => Ok(()),
             Some(upid) => match self.follow(&upid, REMOVAL).await {
                 Ok(()) => Ok(()),
-                Err(ended) => match self.is_gone(volume).await {
+                Err(Ended::Untold(error)) => Err(error),
+                Err(Ended::Task(failed)) => match self.is_gone(volume).await {
                     Ok(true) => Ok(()),
-                    _ => Err(ended.during(doing(), &upid)),
+                    _ => Err(failed.during(doing(), &upid)),
                 },
             },
         }

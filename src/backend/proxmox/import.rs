@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::client::Call;
-use super::error::Failure;
+use super::error::{Failure, Why};
 use super::image::file_name;
 use super::leftover::{Leftover, Place, What};
-use super::task::Upid;
+use super::task::{Ended, TaskFailure, Upid};
 use super::upload::{Unsent, Upload};
-use super::{Proxmox, StoredImage};
+use super::{Proxmox, StoredImage, privilege};
 use crate::backend::qemu::image::{self as local, Target};
 use crate::error::{Error, Kind, Result};
 use crate::record;
@@ -80,16 +80,19 @@ pub async fn import(
         let how = How::WasThere;
         return Ok(Brought { image, how });
     }
+    run.unless_interrupted(import.refuse_forbidden(&file))
+        .await?;
     if let Some(offered) = &offered
         && import.is_within_reach(&offered.url).await?
     {
-        let downloaded = run.phase("download", import.download(offered, &file)).await;
-        match downloaded {
+        match run
+            .phase("download", import.download(offered, &file))
+            .await?
+        {
             Ok(image) => {
                 let how = How::Downloaded;
                 return Ok(Brought { image, how });
             }
-            Err(error) if is_interrupted(&error) => return Err(error),
             // What is wrong with the image, if that is it, shows here as well.
             Err(error) => run.events.warn(format!("{error}; sending it instead")),
         }
@@ -101,10 +104,6 @@ pub async fn import(
     let image = import.send(&image, &file).await?;
     let how = How::Uploaded;
     Ok(Brought { image, how })
-}
-
-fn is_interrupted(error: &Error) -> bool {
-    matches!(error.get_kind(), Kind::Interrupted | Kind::Terminated)
 }
 
 /// One import.
@@ -162,12 +161,33 @@ impl Import<'_> {
         }
     }
 
-    async fn download(&self, offered: &Offered, file: &str) -> Result<StoredImage> {
-        let server = self.server;
-        let doing = || format!("downloading {file} to {}", server.target.name);
-        let failed = |failure: Failure| failure.during(doing());
-        let before = server.tasks(DOWNLOAD_TASK).await.map_err(failed)?;
+    /// Lets the node download an image. That it failed to is told by the inner error.
+    async fn download(&self, offered: &Offered, file: &str) -> Result<Result<StoredImage>> {
+        let doing = format!("downloading {file} to {}", self.server.target.name);
         let asked = self.guard(What::Download { file: file.into() })?;
+        let asking = self.ask_for_download(offered, file).await;
+        let upid = match asking {
+            Ok(upid) => upid,
+            Err(failure) if failure.why.is_uncertain() => return Err(failure.during(doing)),
+            Err(failure) => {
+                self.run.release(&asked)?;
+                return match failure.why {
+                    Why::Refused(_) => Ok(Err(failure.during(doing))),
+                    _ => Err(failure.during(doing)),
+                };
+            }
+        };
+        let task = self.guard(What::Task { upid: upid.clone() })?;
+        self.run.release(&asked)?;
+        match self.finish(&task, &upid, DOWNLOAD).await? {
+            Ok(()) => self.result(file, offered.size).await.map(Ok),
+            Err(failed) => Ok(Err(failed.during(doing, &upid))),
+        }
+    }
+
+    /// Asks for a download, and returns its task.
+    async fn ask_for_download(&self, offered: &Offered, file: &str) -> Result<Upid, Failure> {
+        let server = self.server;
         let path = server.node_path(&["storage", &server.target.import, "download-url"]);
         let call = Call::post(path)
             .with("content", "import")
@@ -175,47 +195,41 @@ impl Import<'_> {
             .with("url", offered.url.as_str())
             .with("checksum-algorithm", offered.digest.algorithm.name())
             .with("checksum", offered.digest.hex.as_str());
+        let before = server.tasks(DOWNLOAD_TASK).await?;
         let mut attempt = 0;
-        let upid = loop {
+        loop {
             attempt += 1;
             let failure = match server.client.call::<Upid>(call.clone()).await {
-                Ok(upid) => break upid,
+                Ok(upid) => return Ok(upid),
                 Err(failure) => failure,
             };
             if !failure.why.is_uncertain() {
-                self.run.release(&asked)?;
-                return Err(failed(failure));
+                return Err(failure);
             }
             // It may have been heard.
-            let after = server.tasks(DOWNLOAD_TASK).await.map_err(failed)?;
+            let after = server.tasks(DOWNLOAD_TASK).await?;
             let mut new = after.difference(&before);
             match new.find(|upid| upid.about() == file) {
-                Some(upid) => break upid.clone(),
+                Some(upid) => return Ok(upid.clone()),
                 None if attempt < ATTEMPTS => {}
-                None => return Err(failed(failure)),
+                None => return Err(failure),
             }
-        };
-        let task = self.guard(What::Task { upid: upid.clone() })?;
-        self.run.release(&asked)?;
-        self.finish(&task, &upid, DOWNLOAD, doing()).await?;
-        self.result(file, offered.size).await
+        }
     }
 
-    /// Waits for a task of ours. One that does not end is aborted.
+    /// Waits for a task of ours. That it failed is told by the inner error. One that does not end is aborted.
     async fn finish(
         &self,
         task: &Resource,
         upid: &Upid,
         deadline: Duration,
-        doing: String,
-    ) -> Result<()> {
-        let ended = self.server.follow(upid, deadline).await;
-        // Of one that has ended there is nothing left to abort, which removing it finds out.
-        match ended {
-            Ok(()) => self.run.release(task),
-            Err(ended) => {
+    ) -> Result<Result<(), TaskFailure>> {
+        match self.server.follow(upid, deadline).await {
+            Ok(()) => self.run.release(task).map(Ok),
+            Err(Ended::Task(failed)) => self.run.release(task).map(|()| Err(failed)),
+            Err(Ended::Untold(error)) => {
                 self.run.remove(task).await?;
-                Err(ended.during(doing, upid))
+                Err(error)
             }
         }
     }
@@ -242,71 +256,75 @@ impl Import<'_> {
     }
 
     async fn upload(&self, work: &Work, file: &str) -> Result<StoredImage> {
-        let (server, run) = (self.server, self.run);
-        let doing = || format!("uploading {file} to {}", server.target.name);
-        self.refuse_forbidden(doing()).await?;
-        let before = run.unless_interrupted(async { Ok(server.tasks(UPLOAD_TASK).await) });
-        let before = before.await?.map_err(|failure| failure.during(doing()))?;
-        let size = work.size;
+        let run = self.run;
+        let doing = format!("uploading {file} to {}", self.server.target.name);
         let guard = self.guard(What::Upload {
             file: file.into(),
-            size,
+            size: work.size,
         })?;
-        let upload = Upload {
-            name: file,
-            path: &work.path,
-            sha256: &work.sha256,
-            size,
-        };
-        let sending = async {
-            let mut attempt = 0;
-            loop {
-                attempt += 1;
-                let failure = match server.upload(&upload, &run.events).await {
-                    Ok(upid) => return Ok(upid),
-                    Err(Unsent::Here(error)) => return Err(error),
-                    Err(Unsent::There(failure)) => failure,
-                };
-                // Where the connection broke in the middle, the server has thrown away what came. It may also have broken
-                // just before the answer.
-                let again = failure.why.is_uncertain() || failure.why.is_unsent();
-                let after = server.tasks(UPLOAD_TASK).await;
-                let after = after.map_err(|failure| failure.during(doing()))?;
-                match after.difference(&before).next() {
-                    Some(upid) => return Ok(upid.clone()),
-                    None if again && attempt < ATTEMPTS => {
-                        run.events.warn(format!("{failure}; sending it again"));
-                    }
-                    None => return Err(failure.during(doing())),
-                }
-            }
-        };
+        let sending = self.send_until_heard(work, file, &doing);
         let upid = run.phase("upload", sending).await?;
         let task = self.guard(What::Task { upid: upid.clone() })?;
-        let finish = self.finish(&task, &upid, COPY, doing());
-        run.phase("store", finish).await?;
-        let image = self.result(file, Some(size)).await?;
+        let store = async {
+            match self.finish(&task, &upid, COPY).await? {
+                Ok(()) => self.result(file, Some(work.size)).await,
+                Err(failed) => Err(failed.during(doing, &upid)),
+            }
+        };
+        let image = run.phase("store", store).await?;
         run.release(&guard)?;
         Ok(image)
     }
 
+    /// Sends a file, and returns the task that stores it.
+    async fn send_until_heard(&self, work: &Work, file: &str, doing: &str) -> Result<Upid> {
+        let (server, events) = (self.server, &self.run.events);
+        let upload = Upload {
+            name: file,
+            path: &work.path,
+            sha256: &work.sha256,
+            size: work.size,
+        };
+        let failed = |failure: Failure| failure.during(doing);
+        let before = server.tasks(UPLOAD_TASK).await.map_err(failed)?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let failure = match server.upload(&upload, events).await {
+                Ok(upid) => return Ok(upid),
+                Err(Unsent::Here(error)) => return Err(error),
+                Err(Unsent::There(failure)) => failure,
+            };
+            if failure.why.is_uncertain() {
+                // When the connection breaks in the middle, the server throws away what came. It may also have been just
+                // before the answer.
+                let after = server.tasks(UPLOAD_TASK).await.map_err(failed)?;
+                if let Some(upid) = after.difference(&before).next() {
+                    return Ok(upid.clone());
+                }
+            } else if !failure.why.is_unsent() {
+                return Err(failed(failure));
+            }
+            if attempt >= ATTEMPTS {
+                return Err(failed(failure));
+            }
+            events.warn(format!("{failure}; sending it again"));
+        }
+    }
+
     /// The server hangs up on an upload that it does not want, in the middle and without a word, so it is asked before.
-    async fn refuse_forbidden(&self, doing: String) -> Result<()> {
+    async fn refuse_forbidden(&self, file: &str) -> Result<()> {
         const PRIVILEGE: &str = "Datastore.AllocateTemplate";
         let server = self.server;
+        let doing = format!("bringing {file} to {}", server.target.name);
         let path = format!("/storage/{}", server.target.import);
-        let held = async { Ok(server.privileges(&path).await) };
-        let held = self.run.unless_interrupted(held).await?;
+        let held = server.privileges(&path).await;
         let held = held.map_err(|failure| failure.during(doing.as_str()))?;
         match held.iter().any(|held| held == PRIVILEGE) {
             true => Ok(()),
             false => Err(Error::new(doing)
                 .cause(format!("the privilege {PRIVILEGE} on {path} is missing"))
-                .hint(super::privilege::grant(
-                    PRIVILEGE,
-                    &path,
-                    server.client.identity(),
-                ))),
+                .hint(privilege::grant(PRIVILEGE, &path, server.client.identity()))),
         }
     }
 

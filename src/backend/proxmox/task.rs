@@ -139,15 +139,12 @@ pub enum Ended {
     Untold(Error),
 }
 
-impl Ended {
+impl TaskFailure {
     /// As an error of what was `doing`.
     pub fn during(self, doing: impl Into<String>, upid: &Upid) -> Error {
-        match self {
-            Ended::Task(failed) => Error::new(doing)
-                .cause(format!("the task {upid} failed: {}", failed.exit))
-                .detail("the end of the task's log", failed.log),
-            Ended::Untold(error) => error,
-        }
+        Error::new(doing)
+            .cause(format!("the task {upid} failed: {}", self.exit))
+            .detail("the end of the task's log", self.log)
     }
 }
 
