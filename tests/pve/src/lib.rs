@@ -87,7 +87,7 @@ mod upload;
 mod vm;
 mod volumes;
 
-pub use behaviour::{BEHAVIOURS, Behaviour};
+pub use behaviour::{BEHAVIOURS, Behaviour, Known};
 pub use fault::{Fault, What};
 pub use record::{Inventory, Request, TaskRecord};
 pub use server::Server;

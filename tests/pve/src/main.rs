@@ -1,7 +1,8 @@
 //! The server by hand.
 
 use clap::Parser;
-use pve_lab::{BEHAVIOURS, SECRET, Server, Setup, Storage, TOKEN};
+use pve_lab::{BEHAVIOURS, Known, SECRET, Server, Setup, Storage, TOKEN};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// A Proxmox VE API on loopback, for tests: it behaves like the real one and runs real QEMU guests.
 #[derive(Parser)]
@@ -27,10 +28,12 @@ fn main() {
     let arguments = Arguments::parse();
     if arguments.behaviours {
         for behaviour in BEHAVIOURS {
-            println!(
-                "{}: {}\n    {}",
-                behaviour.area, behaviour.id, behaviour.says
-            );
+            let known = match behaviour.known {
+                Known::Observed => "observed on 8.4",
+                Known::Read => "read in the source",
+            };
+            println!("{}: {} ({known})", behaviour.area, behaviour.id);
+            println!("    {}", behaviour.says);
         }
         return;
     }
@@ -54,8 +57,16 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    match runtime.map(|runtime| runtime.block_on(tokio::signal::ctrl_c())) {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) | Err(error) => eprintln!("waiting for Ctrl-C: {error}"),
+    let told = runtime.and_then(|runtime| runtime.block_on(told_to_end()));
+    if let Err(error) = told {
+        eprintln!("waiting for a signal: {error}");
+    }
+}
+
+async fn told_to_end() -> std::io::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    tokio::select! {
+        pressed = tokio::signal::ctrl_c() => pressed,
+        _ = term.recv() => Ok(()),
     }
 }

@@ -230,7 +230,7 @@ pub fn dns_name(value: &str) -> Result<(), String> {
 /// Tags, separated by `;`. (A comma or a space separates as well, and becomes one.)
 pub fn tags(value: &str) -> Result<(), String> {
     let word = |tag: &str| {
-        let first = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let first = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
         tag.bytes()
             .enumerate()
             .all(|(n, byte)| first(byte) || n > 0 && b"-+.".contains(&byte))

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,7 @@ pub struct Task {
     ended: Option<u64>,
     log: Vec<String>,
     abort: CancellationToken,
+    done: CancellationToken,
 }
 
 /// A task's view of itself.
@@ -89,6 +90,7 @@ where
         ended: None,
         log: vec![],
         abort: abort.clone(),
+        done: CancellationToken::new(),
     });
     let worker = Arc::new(Worker {
         cluster,
@@ -123,6 +125,7 @@ impl Worker {
             task.ended = Some(now());
             task.record.exit = Some(exit);
             task.record.ended = Some(Instant::now());
+            task.done.cancel();
         });
     }
 }
@@ -195,6 +198,21 @@ fn with<T>(
         }
     }
     Ok(look(task))
+}
+
+/// How a task ended, if it does so in time.
+pub async fn exit(cluster: &Cluster, upid: &str, patience: Duration) -> Option<String> {
+    let mut done = None;
+    cluster
+        .world()
+        .task(upid, |task| done = Some(task.done.clone()));
+    let in_time = tokio::time::timeout(patience, done?.cancelled()).await;
+    in_time.ok()?;
+    let mut exit = None;
+    cluster
+        .world()
+        .task(upid, |task| exit.clone_from(&task.record.exit));
+    exit
 }
 
 /// `GET …/tasks/{upid}/status`

@@ -1,11 +1,14 @@
 //! Calls about storages and what is on them.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::context::Context;
 use crate::image;
 use crate::reply::{Failure, Reply};
 use crate::storage::{self, Store};
+use crate::task;
 use crate::vm::disk;
 
 /// `GET /nodes/{node}/storage`
@@ -92,37 +95,46 @@ pub async fn show(context: Context) -> Reply {
     Ok(shown.into())
 }
 
-/// `DELETE …/content/{volume}`: nobody looks whether a VM has it in its configuration. Only a template's disk with linked
-/// clones is safe.
+/// `DELETE …/content/{volume}`: nobody looks whether a VM has it in its configuration, and one that is not there is
+/// removed well. Only a template's disk with linked clones is safe.
 pub async fn remove(context: Context) -> Reply {
     let id = id(&context);
-    let (store, volume) = storage::volume(&context.cluster, context.node(), &id)?;
-    let path = path_of(store.name());
-    match volume.content {
-        "images" => context
-            .check(&path, &["Datastore.Allocate"])
-            .or_else(|failure| {
-                let owner = volume.owner.unwrap_or_default();
-                let may = context.may(&format!("/vms/{owner}"), &["VM.Config.Disk"]);
-                if may { Ok(()) } else { Err(failure) }
-            })?,
-        _ => context.check(&path, &["Datastore.AllocateTemplate", "Datastore.Allocate"])?,
+    let (name, rest) = id.split_once(':').unwrap_or_default();
+    let store = Store::open(&context.cluster, context.node(), name)?;
+    context.check(&path_of(name), &["Datastore.Allocate"])?;
+    let owner = rest
+        .split('/')
+        .next()
+        .and_then(|owner| owner.parse::<u32>().ok());
+    let subject = match owner {
+        Some(owner) => format!("{owner}@{name}"),
+        None => name.to_owned(),
+    };
+    let delay = context.params.number("delay").map(Duration::from_secs);
+    let volume_id = id.clone();
+    let upid = task::start(&context, "imgdel", &subject, |worker| async move {
+        worker.middle().await?;
+        match store.find(&volume_id) {
+            None => worker.log(format!("disk image '{volume_id}' does not exist")),
+            Some(volume) => {
+                disk::refuse_if_cloned(&store, &volume)?;
+                let path = volume.path.display();
+                volume
+                    .free()
+                    .map_err(|error| format!("unlink '{path}' failed - {error}"))?;
+            }
+        }
+        worker.log(format!("Removed volume '{volume_id}'"));
+        Ok(())
+    });
+    let Some(delay) = delay else {
+        return Ok(json!(upid).into());
+    };
+    match task::exit(&context.cluster, &upid, delay).await {
+        None => Ok(json!(upid).into()),
+        Some(exit) if exit == "OK" => Ok(Value::Null.into()),
+        Some(exit) => Err(Failure::died(exit)),
     }
-    disk::refuse_if_cloned(&store, &volume).map_err(Failure::died)?;
-    let upid = crate::task::start(
-        &context,
-        "imgdel",
-        &id.replace(':', "%3A"),
-        |worker| async move {
-            worker.middle().await?;
-            volume
-                .free()
-                .map_err(|error| format!("unlink '{}' failed - {error}", volume.path.display()))?;
-            worker.log(format!("Removed volume '{id}'"));
-            Ok(())
-        },
-    );
-    Ok(json!(upid).into())
 }
 
 fn store(context: &Context) -> Result<Store, Failure> {

@@ -7,10 +7,10 @@ use crate::image;
 use crate::reply::{Failure, Reply};
 use crate::storage::{self, Store, Volume};
 use crate::task::{self, Worker};
-use crate::vm::create::{Claim, claim};
+use crate::vm::create::claim;
 use crate::vm::disk::{Drive, Made, Maker, is_drive, is_unused};
 use crate::vm::rights::{self, Place};
-use crate::vm::{Config, LOCK, config};
+use crate::vm::{CLONE_LOCK, Config, config};
 
 /// What is to be made of what.
 struct Job {
@@ -29,12 +29,9 @@ struct Job {
 /// Makes a VM like another one. The task has the id of the source.
 pub async fn clone(context: Context) -> Reply {
     let job = job(&context)?;
-    let claimed = claim(&context, job.new, "clone")?;
     let id = job.source.to_string();
     let upid = task::start(&context, "qmclone", &id, move |worker| async move {
-        work(&worker, job, claimed)
-            .await
-            .map_err(|error| format!("clone failed: {error}"))
+        work(&worker, job).await
     });
     Ok(json!(upid).into())
 }
@@ -59,6 +56,9 @@ fn job(context: &Context) -> Result<Job, Failure> {
             .is_some_and(|pool| !world.pools.contains_key(pool))
         {
             return Err(crate::pool::no_pool(pool.as_deref().unwrap_or_default()));
+        }
+        if world.vms.contains_key(&new) {
+            return Err(Failure::died(exists(new)));
         }
         let vm = world.vm(&node, source)?;
         vm.check_lock().map_err(Failure::died)?;
@@ -102,15 +102,19 @@ fn job(context: &Context) -> Result<Job, Failure> {
     })
 }
 
+fn exists(vmid: u32) -> String {
+    format!("unable to create VM {vmid}: config file already exists")
+}
+
 /// A clone is another machine: it has its own MAC addresses, UUID and generation.
 fn anew(config: &mut Config) {
-    for (key, value) in config.iter_mut().filter(|(key, _)| key.starts_with("net")) {
+    for (_, value) in config.iter_mut().filter(|(key, _)| key.starts_with("net")) {
         let mut parts: Vec<&str> = value
             .split(',')
             .filter(|part| !part.starts_with("macaddr="))
             .collect();
         parts[0] = parts[0].split('=').next().unwrap_or_default();
-        *value = config::with_mac(key, &parts.join(","));
+        *value = config::with_mac(&parts.join(","));
     }
     config.insert("smbios1".into(), format!("uuid={}", crate::random::uuid()));
     if config.contains_key("vmgenid") {
@@ -190,9 +194,9 @@ fn target(context: &Context, config: &Config, storage: Option<&str>) -> Result<S
     Ok(target.to_owned())
 }
 
-async fn work(worker: &Worker, mut job: Job, claimed: Claim) -> Result<(), String> {
+async fn work(worker: &Worker, mut job: Job) -> Result<(), String> {
     let cluster = &worker.cluster;
-    let patience = cluster.wait(LOCK);
+    let patience = cluster.wait(CLONE_LOCK);
     let running = cluster
         .world()
         .vms
@@ -212,23 +216,31 @@ async fn work(worker: &Worker, mut job: Job, claimed: Claim) -> Result<(), Strin
         "creating a clone of VM {} with ID {}",
         job.source, job.new
     ));
+    let claimed = claim(cluster, &job.node, job.new, "clone");
+    let claimed = claimed.map_err(|_| exists(job.new))?;
+    let copied = copy(worker, &mut job).await;
+    copied.map_err(|error| format!("clone failed: {error}"))?;
+    claimed.keep();
+    Ok(())
+}
+
+async fn copy(worker: &Worker, job: &mut Job) -> Result<(), String> {
     let mut made = Made::default();
     let mut config = std::mem::take(&mut job.config);
     for (key, value) in config.iter_mut().filter(|(key, _)| is_drive(key)) {
         *value = job.drive(worker, key, value, &mut made).await?;
     }
     worker.middle().await?;
-    let mut world = cluster.world();
+    let mut world = worker.cluster.world();
     if let Some(vm) = world.vms.get_mut(&job.new) {
         vm.config = config;
-        vm.node = job.target;
+        vm.node.clone_from(&job.target);
     }
-    if let Some(pool) = job.pool {
+    if let Some(pool) = job.pool.take() {
         world.pools.entry(pool).or_default().insert(job.new);
     }
     drop(world);
     made.keep();
-    claimed.keep();
     Ok(())
 }
 
@@ -265,6 +277,13 @@ impl Job {
                 worker.log(format!("create full clone of drive {key} ({})", volume.id));
                 let format = self.format.as_deref().unwrap_or(&volume.format);
                 let path = maker.copy(&to, &volume, format, made).await?;
+                for percent in 0..=100 {
+                    let done = volume.size / 100 * percent;
+                    worker.log(format!(
+                        "transferred {done} B of {} B ({percent}.00%)",
+                        volume.size
+                    ));
+                }
                 drive.file = to.id_of(&path)?;
                 return Ok(drive.to_string());
             }

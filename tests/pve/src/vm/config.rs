@@ -1,5 +1,7 @@
 //! Calls that show and change a configuration.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value, json};
 
 use crate::cluster::Cluster;
@@ -174,7 +176,10 @@ impl Change {
                     .map_err(Failure::died)?;
             }
             if name.starts_with("net") {
-                *value = with_mac(name, value);
+                *value = with_mac(value);
+            }
+            if name == "tags" {
+                *value = unique_tags(value);
             }
         }
         let node = self.node.clone();
@@ -310,7 +315,7 @@ fn check_keys(value: &str) -> Result<(), Failure> {
 }
 
 /// A network card has an address from the beginning.
-pub fn with_mac(_name: &str, value: &str) -> String {
+pub fn with_mac(value: &str) -> String {
     let mut parts = value.split(',');
     let model = parts.next().unwrap_or_default();
     if model.contains('=') || value.contains("macaddr=") {
@@ -320,4 +325,14 @@ pub fn with_mac(_name: &str, value: &str) -> String {
     let with = [format!("{model}={}", crate::random::mac())];
     let all = with.iter().map(String::as_str).chain(rest);
     all.collect::<Vec<_>>().join(",")
+}
+
+/// Tags are in small letters and in order, each once.
+pub fn unique_tags(value: &str) -> String {
+    let lower = value.to_lowercase();
+    let tags: BTreeSet<&str> = lower
+        .split([';', ',', ' '])
+        .filter(|tag| !tag.is_empty())
+        .collect();
+    tags.into_iter().collect::<Vec<_>>().join(";")
 }

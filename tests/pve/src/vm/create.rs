@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::cluster::Cluster;
 use crate::context::Context;
 use crate::params::Params;
 use crate::reply::{Failure, Reply};
 use crate::schema::OPTIONS;
 use crate::task::{self, Worker};
-use crate::vm::disk::{Made, Maker, is_drive};
+use crate::vm::disk::{Drive, Made, Maker, is_drive};
 use crate::vm::rights::{self, Place};
 use crate::vm::{CREATE_LOCK, Config, LOCK, Vm, config, life};
 
@@ -28,20 +29,12 @@ pub async fn create(context: Context) -> Reply {
         place.check(&context, &["VM.PowerMgmt"])?;
     }
     config::check_values(&options)?;
-    if context.cluster.world().vms.contains_key(&vmid) {
-        return Err(Failure::parameter(
-            "vmid",
-            format!("VM {vmid} already exists"),
-        ));
-    }
+    let unable = move |error: String| format!("unable to create VM {vmid} - {error}");
     let patience = context.cluster.wait(CREATE_LOCK);
-    let lock = context
-        .cluster
-        .locks
-        .exclusive(vmid, patience)
-        .await
-        .map_err(Failure::died)?;
-    let claimed = claim(&context, vmid, "create")?;
+    let lock = context.cluster.locks.exclusive(vmid, patience).await;
+    let lock = lock.map_err(|error| Failure::died(unable(error)))?;
+    let claimed = claim(&context.cluster, context.node(), vmid, "create");
+    let claimed = claimed.map_err(|error| Failure::died(unable(error)))?;
     drop(lock);
     let start = context.params.flag("start");
     let (node, who) = (context.node().to_owned(), context.who.clone());
@@ -51,7 +44,7 @@ pub async fn create(context: Context) -> Reply {
         &vmid.to_string(),
         move |worker| async move {
             let made = make(&worker, &node, vmid, options).await;
-            made.map_err(|error| format!("unable to create VM {vmid} - {error}"))?;
+            made.map_err(unable)?;
             claimed.keep();
             if let Some(pool) = pool {
                 let mut world = worker.cluster.world();
@@ -68,7 +61,7 @@ pub async fn create(context: Context) -> Reply {
 
 /// A VM that goes again unless it is kept: its name is taken, and there is nothing to it yet.
 pub struct Claim {
-    cluster: Arc<crate::cluster::Cluster>,
+    cluster: Arc<Cluster>,
     vmid: Option<u32>,
 }
 
@@ -87,22 +80,20 @@ impl Drop for Claim {
 }
 
 /// Takes an id, with a mark in the configuration. Of two at the same time one is too late.
-pub fn claim(context: &Context, vmid: u32, mark: &str) -> Result<Claim, Failure> {
-    let mut world = context.cluster.world();
+pub fn claim(cluster: &Arc<Cluster>, node: &str, vmid: u32, mark: &str) -> Result<Claim, String> {
+    let mut world = cluster.world();
     if let Some(other) = world.vms.get(&vmid) {
         let node = &other.node;
-        let reason =
-            format!("unable to create VM {vmid} - VM {vmid} already exists on node '{node}'");
-        return Err(Failure::died(reason));
+        return Err(format!("VM {vmid} already exists on node '{node}'"));
     }
     let vm = Vm {
-        node: context.node().to_owned(),
+        node: node.to_owned(),
         config: [("lock".to_owned(), mark.to_owned())].into(),
         ..Vm::default()
     };
     world.vms.insert(vmid, vm);
     Ok(Claim {
-        cluster: context.cluster.clone(),
+        cluster: cluster.clone(),
         vmid: Some(vmid),
     })
 }
@@ -141,12 +132,17 @@ async fn make(worker: &Worker, node: &str, vmid: u32, mut options: Config) -> Re
         worker.log(format!("{name}: successfully created disk '{value}'"));
     }
     worker.middle().await?;
-    for (name, value) in options
+    for (_, value) in options
         .iter_mut()
         .filter(|(name, _)| name.starts_with("net"))
     {
-        *value = config::with_mac(name, value);
+        *value = config::with_mac(value);
     }
+    if let Some(tags) = options.get_mut("tags") {
+        *tags = config::unique_tags(tags);
+    }
+    let order = boot_order(&options);
+    options.entry("boot".into()).or_insert(order);
     let uuid = crate::random::uuid();
     options
         .entry("smbios1".into())
@@ -161,4 +157,21 @@ async fn make(worker: &Worker, node: &str, vmid: u32, mut options: Config) -> Re
     }
     made.keep();
     Ok(())
+}
+
+/// The first disk, CD-ROM and network card.
+fn boot_order(options: &Config) -> String {
+    let drives = || options.iter().filter(|(name, _)| is_drive(name));
+    let bootable = |name: &&String| !name.starts_with("efidisk") && !name.starts_with("tpmstate");
+    let cdrom = |wanted: bool| {
+        let kind = drives().filter(move |(_, value)| Drive::parse(value).is_cdrom() == wanted);
+        kind.map(|(name, _)| name).find(bootable)
+    };
+    let card = options.keys().find(|name| name.starts_with("net"));
+    let all: Vec<&str> = [cdrom(false), cdrom(true), card]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
+    format!("order={}", all.join(";"))
 }

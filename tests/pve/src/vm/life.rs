@@ -19,9 +19,12 @@ use crate::vm::{Config, LOCK, rights};
 /// Seconds that a guest has to shut down if the call does not say.
 const SHUTDOWN: u64 = 60;
 
+/// How long another process takes to notice that a guest that reboots is down.
+const RESTART: Duration = Duration::from_secs(1);
+
 /// `POST …/status/start`
 pub async fn start(context: Context) -> Reply {
-    let (node, vmid) = here(&context)?;
+    let (node, vmid) = (context.node().to_owned(), context.params.vmid());
     let upid = task::start(
         &context,
         "qmstart",
@@ -61,96 +64,88 @@ pub fn start_task(cluster: &Arc<Cluster>, node: &str, who: &str, vmid: u32) {
 
 /// `POST …/status/stop`
 pub async fn stop(context: Context) -> Reply {
-    let (_, vmid) = here(&context)?;
-    let upid = task::start(
-        &context,
-        "qmstop",
-        &vmid.to_string(),
-        move |worker| async move {
-            let _lock = lock(&worker, vmid).await?;
-            worker.middle().await?;
-            if let Some(machine) = machine(&worker.cluster, vmid) {
-                machine.stop().await;
-            }
-            Ok(())
-        },
-    );
+    let (node, vmid) = (context.node().to_owned(), context.params.vmid());
+    let id = vmid.to_string();
+    let upid = task::start(&context, "qmstop", &id, move |worker| async move {
+        let _lock = lock(&worker, vmid).await?;
+        worker.middle().await?;
+        if let Some(machine) = machine(&worker.cluster, &node, vmid)? {
+            machine.stop().await;
+        }
+        Ok(())
+    });
     Ok(json!(upid).into())
 }
 
 /// `POST …/status/shutdown`
 pub async fn shutdown(context: Context) -> Reply {
-    let (_, vmid) = here(&context)?;
+    let (node, vmid) = (context.node().to_owned(), context.params.vmid());
+    let (id, patience) = (vmid.to_string(), patience(&context));
     let force = context.params.flag("forceStop");
-    let patience = patience(&context);
-    let upid = task::start(
-        &context,
-        "qmshutdown",
-        &vmid.to_string(),
-        move |worker| async move {
-            let _lock = lock(&worker, vmid).await?;
-            worker.middle().await?;
-            let Some(machine) = machine(&worker.cluster, vmid) else {
-                return Ok(());
-            };
-            match go_down(&worker, vmid, &machine, patience).await {
-                Err(_) if force => {
-                    worker.log("VM still running - terminating now with SIGTERM");
-                    machine.stop().await;
-                    Ok(())
-                }
-                ended => ended,
+    let upid = task::start(&context, "qmshutdown", &id, move |worker| async move {
+        let _lock = lock(&worker, vmid).await?;
+        worker.middle().await?;
+        let Some(machine) = machine(&worker.cluster, &node, vmid)? else {
+            return Ok(());
+        };
+        match go_down(&worker, vmid, &machine, patience).await {
+            Err(_) if force => {
+                worker.log("VM still running - terminating now with SIGTERM");
+                machine.stop().await;
+                Ok(())
             }
-        },
-    );
+            ended => ended,
+        }
+    });
     Ok(json!(upid).into())
+}
+
+/// The wish that a VM be started again when it has stopped. It ends with the task that has it.
+struct Reboots(Arc<Cluster>, u32);
+
+impl Reboots {
+    fn set(&self, reboots: bool) {
+        if let Some(vm) = self.0.world().vms.get_mut(&self.1) {
+            vm.reboots = reboots;
+        }
+    }
+}
+
+impl Drop for Reboots {
+    fn drop(&mut self) {
+        self.set(false);
+    }
 }
 
 /// `POST …/status/reboot`: the task ends when the guest is down. Another process starts it again.
 pub async fn reboot(context: Context) -> Reply {
-    let (node, vmid) = here(&context)?;
-    let patience = patience(&context);
+    let (node, vmid) = (context.node().to_owned(), context.params.vmid());
+    let (id, patience) = (vmid.to_string(), patience(&context));
     if !context.cluster.world().vm(&node, vmid)?.is_running() {
         return Err(Failure::died(format!("VM {vmid} not running")));
     }
-    let upid = task::start(
-        &context,
-        "qmreboot",
-        &vmid.to_string(),
-        move |worker| async move {
-            let _lock = lock(&worker, vmid).await?;
-            worker.middle().await?;
-            let Some(machine) = machine(&worker.cluster, vmid) else {
-                return Ok(());
-            };
-            let mark = |reboots| {
-                if let Some(vm) = worker.cluster.world().vms.get_mut(&vmid) {
-                    vm.reboots = reboots;
-                }
-            };
-            mark(true);
-            let ended = go_down(&worker, vmid, &machine, patience).await;
-            if ended.is_err() {
-                mark(false);
-            }
-            ended
-        },
-    );
+    let upid = task::start(&context, "qmreboot", &id, move |worker| async move {
+        let _lock = lock(&worker, vmid).await?;
+        worker.middle().await?;
+        let Some(machine) = machine(&worker.cluster, &node, vmid)? else {
+            return Ok(());
+        };
+        let reboots = Reboots(worker.cluster.clone(), vmid);
+        reboots.set(true);
+        go_down(&worker, vmid, &machine, patience).await
+    });
     Ok(json!(upid).into())
-}
-
-fn here(context: &Context) -> Result<(String, u32), Failure> {
-    let (node, vmid) = (context.node().to_owned(), context.params.vmid());
-    context.cluster.world().vm(&node, vmid)?;
-    Ok((node, vmid))
 }
 
 fn patience(context: &Context) -> Duration {
     Duration::from_secs(context.params.number("timeout").unwrap_or(SHUTDOWN))
 }
 
-fn machine(cluster: &Cluster, vmid: u32) -> Option<Arc<Machine>> {
-    cluster.world().vms.get(&vmid)?.machine.clone()
+/// The machine of a VM, which must be there; none if it does not run.
+fn machine(cluster: &Cluster, node: &str, vmid: u32) -> Result<Option<Arc<Machine>>, String> {
+    let mut world = cluster.world();
+    let vm = world.vm(node, vmid).map_err(|failure| failure.reason)?;
+    Ok(vm.machine.clone())
 }
 
 async fn lock(
@@ -284,6 +279,10 @@ fn ended(cluster: &Arc<Cluster>, node: &str, vmid: u32) {
     let again = std::mem::take(&mut vm.reboots);
     drop(world);
     if again {
-        start_task(cluster, node, "root@pam", vmid);
+        let (cluster, node) = (cluster.clone(), node.to_owned());
+        tokio::spawn(async move {
+            tokio::time::sleep(cluster.wait(RESTART)).await;
+            start_task(&cluster, &node, "root@pam", vmid);
+        });
     }
 }

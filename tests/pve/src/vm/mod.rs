@@ -28,6 +28,9 @@ pub const LOCK: Duration = Duration::from_secs(10);
 /// The same for creating one.
 pub const CREATE_LOCK: Duration = Duration::from_secs(5);
 
+/// The same for cloning one.
+pub const CLONE_LOCK: Duration = Duration::from_secs(1);
+
 /// What the configuration file says.
 pub type Config = BTreeMap<String, String>;
 

@@ -1,0 +1,164 @@
+use pve_lab::{Fault, Server, Setup, What};
+
+use crate::client::{Client, form, qcow2};
+
+#[test]
+fn import_from_needs_the_size_0() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let source = client.has_file("import", "a.qcow2", &qcow2("1M"));
+    let create = |size: &str| {
+        let disk = format!("local:{size},import-from={source}");
+        client.post(
+            "/nodes/pve/qemu",
+            &form(&[("vmid", "100"), ("scsi0", &disk)]),
+        )
+    };
+    let refused = create("4");
+    assert_eq!(refused.status, 400, "{refused:?}");
+    assert!(refused.json()["errors"]["scsi0"].is_string(), "{refused:?}");
+    assert_eq!(client.task(&create("0")), "OK");
+}
+
+#[test]
+fn only_root_imports_from_a_path() {
+    let server = Server::start(Setup::new());
+    let disk = "local:0,import-from=/tmp/a.qcow2";
+    let answer = Client::new(&server).post(
+        "/nodes/pve/qemu",
+        &form(&[("vmid", "100"), ("scsi0", disk)]),
+    );
+    answer.is(500, "Only root can pass arbitrary filesystem paths.");
+}
+
+#[test]
+fn a_missing_source_fails_in_the_task() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let before = server.inventory();
+    let disk = "local:0,import-from=local:import/nope.qcow2";
+    let answer = client.post(
+        "/nodes/pve/qemu",
+        &form(&[("vmid", "100"), ("scsi0", disk)]),
+    );
+    let exit = client.task(&answer);
+    assert_eq!(
+        exit,
+        "unable to create VM 100 - volume 'local:import/nope.qcow2' does not exist"
+    );
+    assert_eq!(server.inventory(), before);
+}
+
+#[test]
+fn an_import_keeps_its_format() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let source = client.has_file("import", "a.qcow2", &qcow2("1M"));
+    let kept = format!("local:0,import-from={source}");
+    let other = format!("{kept},format=raw");
+    let disks = form(&[("vmid", "100"), ("scsi0", &kept), ("scsi1", &other)]);
+    assert_eq!(client.task(&client.post("/nodes/pve/qemu", &disks)), "OK");
+    let config = client.config(100);
+    assert_eq!(config["scsi0"], "local:100/vm-100-disk-0.qcow2,size=1M");
+    assert_eq!(config["scsi1"], "local:100/vm-100-disk-1.raw,size=1M");
+}
+
+#[test]
+fn the_configuration_names_the_disks() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let disks = [
+        ("vmid", "100"),
+        ("virtio0", "local:0.01"),
+        ("scsi3", "local:0.01"),
+    ];
+    assert_eq!(
+        client.task(&client.post("/nodes/pve/qemu", &form(&disks))),
+        "OK"
+    );
+    let config = client.config(100);
+    let file = |key: &str| {
+        config[key]
+            .as_str()
+            .unwrap()
+            .split(',')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(file("scsi3"), "local:100/vm-100-disk-0.raw");
+    assert_eq!(file("virtio0"), "local:100/vm-100-disk-1.raw");
+}
+
+#[test]
+fn nextid_reserves_nothing() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    assert_eq!(client.get("/cluster/nextid").data(), "100");
+    assert_eq!(client.get("/cluster/nextid").data(), "100");
+    client.has_vm(100, &[]);
+    assert_eq!(client.get("/cluster/nextid").data(), "101");
+    client
+        .get("/cluster/nextid?vmid=100")
+        .refuses("vmid", "VM 100 already exists");
+}
+
+#[test]
+fn of_two_creates_one_is_too_late() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let create = || client.post("/nodes/pve/qemu", "vmid=100&memory=64");
+    let answers: Vec<_> = std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..2).map(|_| scope.spawn(create)).collect();
+        calls.into_iter().map(|call| call.join().unwrap()).collect()
+    });
+    let (won, lost): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
+    assert_eq!((won.len(), lost.len()), (1, 1), "{answers:?}");
+    lost[0].is(
+        500,
+        "unable to create VM 100 - VM 100 already exists on node 'pve'",
+    );
+    assert_eq!(client.task(won[0]), "OK");
+}
+
+#[test]
+fn creating_a_locked_id_fails() {
+    let server = Server::start(Setup::new().pace(20));
+    let client = Client::new(&server);
+    server.inject(Fault::on("POST", "/nodes/*/qemu").with(What::LockTimeout));
+    let lock = "can't lock file '/var/lock/qemu-server/lock-100.conf' - got timeout";
+    let answer = client.post("/nodes/pve/qemu", "vmid=100");
+    answer.is(500, &format!("unable to create VM 100 - {lock}"));
+    assert_eq!(server.inventory().vms, Vec::<String>::new());
+}
+
+#[test]
+fn a_create_succeeds_though_its_start_fails() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[("start", "1"), ("net0", "virtio,bridge=vmbr9")]);
+    let started = client.until("/nodes/pve/tasks?typefilter=qmstart", |tasks| {
+        tasks[0]["status"].is_string()
+    });
+    assert_eq!(started[0]["status"], "bridge 'vmbr9' does not exist");
+}
+
+#[test]
+fn names_tags_and_descriptions_have_limits() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let set =
+        |name: &str, value: &str| client.put(&client.vm(100, "/config"), &form(&[(name, value)]));
+    set("name", "not_a_name").refuses(
+        "name",
+        "invalid format - value does not look like a valid DNS name\n",
+    );
+    set("tags", "a;b=c").refuses("tags", "invalid format - invalid characters in tag\n");
+    set("description", &"é".repeat(8193))
+        .refuses("description", "value may only be 8192 characters long");
+    set("name", "a-name").is(200, "OK");
+    set("tags", "Web;base;base").is(200, "OK");
+    set("description", &"é".repeat(8192)).is(200, "OK");
+    assert_eq!(client.config(100)["tags"], "base;web");
+}

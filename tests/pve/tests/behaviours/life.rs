@@ -1,0 +1,278 @@
+use pve_lab::{Server, Setup};
+
+use crate::client::{Client, form};
+
+#[test]
+fn stopping_what_is_stopped_is_ok() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    for call in ["/status/stop", "/status/shutdown"] {
+        assert_eq!(client.task(&client.post(&client.vm(100, call), "")), "OK");
+    }
+}
+
+#[test]
+fn starting_what_runs_fails_in_the_task() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    client.start(100);
+    let again = client.post(&client.vm(100, "/status/start"), "");
+    assert_eq!(client.task(&again), "VM 100 already running");
+}
+
+#[test]
+fn a_shutdown_ends_with_its_timeout() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    client.start(100);
+    let path = client.vm(100, "/status/shutdown");
+    let patient = client.post(&path, "timeout=1");
+    assert_eq!(
+        client.task(&patient),
+        "VM quit/powerdown failed - got timeout"
+    );
+    assert_eq!(
+        client.get(&client.vm(100, "/status/current")).data()["status"],
+        "running"
+    );
+    let forced = client.post(&path, "timeout=1&forceStop=1");
+    assert_eq!(client.task(&forced), "OK");
+    assert_eq!(
+        client.get(&client.vm(100, "/status/current")).data()["status"],
+        "stopped"
+    );
+}
+
+#[test]
+fn what_runs_is_not_deleted_nor_made_a_template() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    client.start(100);
+    client
+        .delete(&client.vm(100, ""))
+        .is(500, "VM 100 is running - destroy failed");
+    let template = client.post(&client.vm(100, "/template"), "");
+    template.is(500, "you can't convert a VM to template if VM is running");
+}
+
+#[test]
+fn a_template_does_not_start() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_template(100);
+    let started = client.post(&client.vm(100, "/status/start"), "");
+    assert_eq!(
+        client.task(&started),
+        "you can't start a vm if it's a template"
+    );
+}
+
+#[test]
+fn linked_clones_are_of_templates() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let clone = |vmid: u32, form: &str| client.post(&client.vm(vmid, "/clone"), form);
+    let disk = "local:100/vm-100-disk-0.qcow2";
+    let wrong = format!("Linked clone feature is not supported for '{disk}' (virtio0)");
+    clone(100, "newid=101&full=0").is(500, &wrong);
+    client.has_template(200);
+    clone(200, "newid=101&storage=local")
+        .is(500, "parameter 'storage' not allowed for linked clones");
+    clone(200, "newid=101&format=raw").is(500, "parameter 'format' not allowed for linked clones");
+    assert_eq!(client.task(&clone(200, "newid=101")), "OK");
+    let base = "local:200/base-200-disk-0.qcow2/101/vm-101-disk-0.qcow2";
+    let disk = client.config(101)["virtio0"].as_str().unwrap().to_owned();
+    assert!(disk.starts_with(base), "{disk}");
+}
+
+#[test]
+fn a_template_outlives_its_linked_clones() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_template(100);
+    let cloned = client.post(&client.vm(100, "/clone"), "newid=101");
+    assert_eq!(client.task(&cloned), "OK");
+    let deleted = client.delete(&client.vm(100, ""));
+    let disk = "local:100/base-100-disk-0.qcow2";
+    let message = format!("base volume '{disk}' is still in use by linked cloned");
+    assert_eq!(client.task(&deleted), message);
+    assert_eq!(client.task(&client.delete(&client.vm(101, ""))), "OK");
+    assert_eq!(client.task(&client.delete(&client.vm(100, ""))), "OK");
+    assert_eq!(server.inventory().volumes, []);
+}
+
+#[test]
+fn disks_that_nobody_names_stay_behind() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let unnamed = |vmid: u32| {
+        client.has_vm(vmid, &[]);
+        let id = vmid.to_string();
+        let name = format!("vm-{id}-disk-7.raw");
+        let disk = form(&[("vmid", &id), ("filename", &name), ("size", "1M")]);
+        client
+            .post("/nodes/pve/storage/local/content", &disk)
+            .is(200, "OK");
+    };
+    unnamed(100);
+    assert_eq!(
+        client.task(&client.delete(&client.vm(100, "?purge=1"))),
+        "OK"
+    );
+    let left = ("pve/local:100/vm-100-disk-7.raw".to_owned(), 1 << 20);
+    assert_eq!(server.inventory().volumes, std::slice::from_ref(&left));
+    unnamed(101);
+    let all = client.delete(&client.vm(101, "?purge=1&destroy-unreferenced-disks=1"));
+    assert_eq!(client.task(&all), "OK");
+    assert_eq!(server.inventory().volumes, [left]);
+}
+
+#[test]
+fn deleting_a_volume_asks_nobody() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let path = "/nodes/pve/storage/local/content/local:100%2Fvm-100-disk-0.qcow2";
+    assert_eq!(client.task(&client.delete(path)), "OK");
+    assert_eq!(server.inventory().volumes, []);
+    let started = client.post(&client.vm(100, "/status/start"), "");
+    assert_eq!(
+        client.task(&started),
+        "volume 'local:100/vm-100-disk-0.qcow2' does not exist"
+    );
+}
+
+#[test]
+fn deleting_what_is_gone_is_ok() {
+    let setup = Setup::new().token("some@pve!ci", "secret");
+    let privileges = [
+        "Datastore.AllocateSpace",
+        "Datastore.AllocateTemplate",
+        "Datastore.Audit",
+    ];
+    let server = Server::start(setup.grant("/storage", "some@pve!ci", &privileges));
+    let client = Client::new(&server);
+    client.has_file("iso", "a.iso", b"x");
+    let path = "/nodes/pve/storage/local/content/local:iso%2Fa.iso";
+    let some = Client::with_token(&server, "some@pve!ci", "secret");
+    some.delete(path).is(
+        403,
+        "Permission check failed (/storage/local, Datastore.Allocate)",
+    );
+    assert_eq!(
+        client.delete(&format!("{path}?delay=30")).data(),
+        serde_json::Value::Null
+    );
+    assert_eq!(client.task(&client.delete(path)), "OK");
+}
+
+#[test]
+fn memory_of_what_runs_is_pending() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    client.start(100);
+    client
+        .put(&client.vm(100, "/config"), "memory=128&name=new")
+        .is(200, "OK");
+    assert_eq!(client.config(100)["memory"], "128");
+    let current = client.get(&client.vm(100, "/config?current=1")).data();
+    assert_eq!(
+        (&current["memory"], &current["name"]),
+        (&"64".into(), &"new".into())
+    );
+    let pending = client.get(&client.vm(100, "/pending")).data();
+    let memory = pending
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|line| line["key"] == "memory");
+    assert_eq!(
+        memory.unwrap(),
+        &serde_json::json!({"key": "memory", "value": "64", "pending": "128"})
+    );
+    assert_eq!(
+        client.task(&client.post(&client.vm(100, "/status/stop"), "")),
+        "OK"
+    );
+    assert_eq!(
+        client.get(&client.vm(100, "/config?current=1")).data()["memory"],
+        "128"
+    );
+}
+
+#[test]
+fn a_clone_is_another_machine() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[("net0", "virtio,bridge=vmbr0")]);
+    let cloned = client.post(&client.vm(100, "/clone"), "newid=101&name=twin");
+    assert_eq!(client.task(&cloned), "OK");
+    let (one, other) = (client.config(100), client.config(101));
+    for key in ["net0", "smbios1", "vmgenid"] {
+        assert_ne!(one[key], other[key], "{key}");
+    }
+    assert!(
+        other["net0"].as_str().unwrap().ends_with(",bridge=vmbr0"),
+        "{other}"
+    );
+    assert_eq!(other["memory"], "64");
+}
+
+#[test]
+fn a_disk_grows_and_never_shrinks() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let resize = |size: &str| {
+        let form = form(&[("disk", "virtio0"), ("size", size)]);
+        client.put(&client.vm(100, "/resize"), &form)
+    };
+    assert_eq!(client.task(&resize("16M")), "OK");
+    client.start(100);
+    assert_eq!(client.task(&resize("+16M")), "OK");
+    assert_eq!(
+        client.config(100)["virtio0"],
+        "local:100/vm-100-disk-0.qcow2,size=32M"
+    );
+    resize("1M").is(500, "shrinking disks is not supported");
+}
+
+#[test]
+fn sshkeys_are_encoded_once_more() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let set = |value: &str| client.put(&client.vm(100, "/config"), &form(&[("sshkeys", value)]));
+    let keys = "ssh-ed25519%20AAAA%20a%0Assh-ed25519%20BBBB%20b";
+    set(keys).is(200, "OK");
+    assert_eq!(client.config(100)["sshkeys"], keys);
+    set("ssh-ed25519+AAAA").refuses("sshkeys", "invalid format - invalid urlencoded string\n");
+    set("ssh-ed25519 AAAA a").refuses("sshkeys", "invalid format - invalid urlencoded string\n");
+}
+
+#[test]
+fn passwords_do_not_come_back() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[("cipassword", "secret")]);
+    assert_eq!(client.config(100)["cipassword"], "**********");
+}
+
+#[test]
+fn agent_errors_say_what_is_missing() {
+    let server = Server::start(Setup::new().pace(10));
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    client.has_vm(101, &[("agent", "1")]);
+    let ping = |vmid: u32| client.post(&client.vm(vmid, "/agent/ping"), "");
+    ping(100).is(500, "No QEMU guest agent configured");
+    ping(101).is(500, "VM 101 is not running");
+    client.start(101);
+    ping(101).is(500, "QEMU guest agent is not running");
+}

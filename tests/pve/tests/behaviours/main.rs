@@ -1,0 +1,27 @@
+//! One test for each behaviour in the server's table, named after it.
+
+mod client;
+mod creating;
+mod errors;
+mod faults;
+mod guests;
+mod http;
+mod life;
+mod locks;
+mod rights;
+mod tasks;
+mod uploads;
+
+/// A row without a test would be a claim.
+#[test]
+fn each_behaviour_has_a_test() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/behaviours");
+    let files = std::fs::read_dir(folder).unwrap();
+    let texts: String = files
+        .map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap())
+        .collect();
+    for behaviour in pve_lab::BEHAVIOURS {
+        let test = format!("#[test]\nfn {}() {{", behaviour.id);
+        assert_eq!(texts.matches(&test).count(), 1, "{}", behaviour.id);
+    }
+}

@@ -1,0 +1,104 @@
+use pve_lab::{Server, Setup};
+
+use crate::client::{Answer, Client, form};
+
+const WHO: &str = "some@pve!ci";
+
+fn server(grants: &[(&str, &[&str])]) -> Server {
+    let mut setup = Setup::new().token(WHO, "secret");
+    for (path, privileges) in grants {
+        setup = setup.grant(path, WHO, privileges);
+    }
+    Server::start(setup)
+}
+
+fn some(server: &Server) -> Client<'_> {
+    Client::with_token(server, WHO, "secret")
+}
+
+#[test]
+fn the_agent_needs_vm_monitor() {
+    let server = server(&[("/vms", &["VM.Audit"])]);
+    Client::new(&server).has_vm(100, &[("agent", "1")]);
+    let client = some(&server);
+    let answer = client.post(&client.vm(100, "/agent/ping"), "");
+    answer.is(403, "Permission check failed (/vms/100, VM.Monitor)");
+}
+
+#[test]
+fn bridges_need_sdn_use() {
+    let server = server(&[("/vms", &["VM.Allocate", "VM.Config.Network"])]);
+    let create = form(&[("vmid", "100"), ("net0", "virtio,bridge=vmbr0")]);
+    let answer = some(&server).post("/nodes/pve/qemu", &create);
+    answer.is(
+        403,
+        "Permission check failed (/sdn/zones/localnetwork/vmbr0, SDN.Use)",
+    );
+}
+
+#[test]
+fn grants_on_longer_paths_replace() {
+    let server = server(&[
+        ("/", &["VM.Audit", "VM.PowerMgmt"]),
+        ("/vms/100", &["VM.PowerMgmt"]),
+    ]);
+    let builder = Client::new(&server);
+    builder.has_vm(100, &[]);
+    builder.has_vm(101, &[]);
+    let client = some(&server);
+    client.get(&client.vm(101, "/config")).is(200, "OK");
+    client
+        .get(&client.vm(100, "/config"))
+        .is(403, "Permission check failed (/vms/100, VM.Audit)");
+    let permissions = client.get("/access/permissions?path=/vms/100").data();
+    assert_eq!(
+        permissions,
+        serde_json::json!({"/vms/100": {"VM.PowerMgmt": 1}})
+    );
+}
+
+#[test]
+fn raw_devices_are_for_root() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let set = |name: &str, value: &str| -> Answer {
+        client.put(&client.vm(100, "/config"), &form(&[(name, value)]))
+    };
+    set("args", "-S").is(403, "only root can set 'args' config");
+    set("serial0", "/dev/ttyS0").is(403, "only root can set 'serial0' config for real devices");
+    set("serial0", "socket").is(200, "OK");
+    let address = set("hostpci0", "0000:01:00.0");
+    address.is(
+        403,
+        "only root can set 'hostpci0' config for non-mapped devices",
+    );
+    set("hostpci0", "mapping=gpu").is(200, "OK");
+}
+
+#[test]
+fn a_ticket_needs_the_csrf_token() {
+    let server = Server::start(Setup::new().user("root@pam", "password"));
+    let mut client = Client::new(&server);
+    client.credentials = String::new();
+    let login = |password: &str| {
+        client.post(
+            "/access/ticket",
+            &form(&[("username", "root@pam"), ("password", password)]),
+        )
+    };
+    login("wrong").is(401, "authentication failure");
+    let ticket = login("password").data();
+    let cookie = format!(
+        "Cookie: PVEAuthCookie={}\r\n",
+        ticket["ticket"].as_str().unwrap()
+    );
+    let mut with = Client::new(&server);
+    with.credentials.clone_from(&cookie);
+    with.get("/version").is(200, "OK");
+    with.post("/nodes/pve/qemu", "vmid=100")
+        .is(401, "Permission denied - invalid csrf token");
+    let csrf = ticket["CSRFPreventionToken"].as_str().unwrap();
+    with.credentials = format!("{cookie}CSRFPreventionToken: {csrf}\r\n");
+    assert_eq!(with.task(&with.post("/nodes/pve/qemu", "vmid=100")), "OK");
+}
