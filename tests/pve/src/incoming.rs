@@ -262,7 +262,9 @@ async fn fetch(url: &str, verify: bool, to: &Path, worker: &Worker) -> Result<()
         return Err("command '/usr/bin/wget' failed: exit code 8".into());
     }
     let failed = |error: std::io::Error| error.to_string();
-    let mut file = tokio::fs::File::create(to).await.map_err(failed)?;
+    // Not on another thread: it would be made after an abort has removed it.
+    let file = std::fs::File::create(to).map_err(failed)?;
+    let mut file = tokio::fs::File::from_std(file);
     let mut half = false;
     while let Some(data) = response.chunk().await.map_err(said)? {
         file.write_all(&data).await.map_err(failed)?;

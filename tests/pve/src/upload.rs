@@ -154,8 +154,9 @@ async fn file(
     mut buffer: Vec<u8>,
     body: &mut Incomplete,
 ) -> Result<io::Result<()>, Dropped> {
-    let mut file = match File::create(path).await {
-        Ok(file) => file,
+    // Not on another thread: it would be made after its guard has removed it.
+    let mut file = match std::fs::File::create(path) {
+        Ok(file) => File::from_std(file),
         Err(error) => return Ok(Err(error)),
     };
     let keep = close.len() + 2;
