@@ -11,6 +11,7 @@ use pve_lab::{Fault, Setup, What};
 
 const UPLOAD: &str = "/nodes/*/storage/*/upload";
 const DOWNLOAD: &str = "/nodes/*/storage/*/download-url";
+const ANY: &str = "/**";
 
 /// Waits for something that nothing else tells of.
 #[track_caller]
@@ -120,34 +121,158 @@ fn gc_does_not_touch_another_server_that_has_the_target_s_name_today() {
     assert_eq!(other.server.requests().len(), 0);
 }
 
+/// A pull that is in the middle of sending a file.
+fn sending(name: &str) -> (Node, Child, Disk) {
+    let node = Node::start(name, Setup::new());
+    let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    let pause = Duration::from_secs(4);
+    node.server
+        .inject(Fault::on("POST", UPLOAD).with(What::SlowCall { pause }));
+    let child = start(&node, &recipe_by_file(&node.lab, "disk.qcow2"));
+    until("the upload never began", || {
+        let requests = node.server.requests();
+        requests.iter().any(|request| request.fault)
+    });
+    (node, child, disk)
+}
+
+/// The server hears of the end of a connection a moment later.
+fn until_dropped(node: &Node) {
+    until("the server still has a part of it", || {
+        node.server.inventory().strays.is_empty()
+    });
+}
+
 #[test]
 fn an_upload_that_is_cut_in_the_middle_leaves_nothing() {
     for (name, code) in [("INT", 130), ("KILL", 137)] {
-        let node = Node::start(&format!("pve {name} in an upload"), Setup::new());
-        // Large enough for a signal to come before its end.
-        let bytes: Vec<u8> = (0..64 << 20).map(|at: u32| (at % 251) as u8).collect();
-        node.lab.write("large.raw", bytes);
-        let large = [node.lab.path("large.raw"), node.lab.path("disk.qcow2")];
-        let made = Command::new("qemu-img")
-            .args(["convert", "-f", "raw", "-O", "qcow2"])
-            .args(large)
-            .status();
-        assert!(made.unwrap().success());
-        let child = start(&node, &recipe_by_file(&node.lab, "disk.qcow2"));
-        until("the upload never began", || {
-            let requests = node.server.requests();
-            let upload = requests
-                .iter()
-                .find(|request| request.path.ends_with("/upload"));
-            upload.is_some_and(|upload| upload.received > 0)
-        });
+        let (node, child, _) = sending(&format!("pve {name} in an upload"));
         signal(&child, name);
         end(child).with_code(code);
         node.lab.until_dead();
         node.imgbuild(&["gc"]).with_code(0);
-        until("the server still has a part of it", || {
-            node.server.inventory().strays.is_empty()
-        });
+        until_dropped(&node);
         node.assert_nothing_left();
+    }
+}
+
+#[test]
+fn gc_removes_half_an_image_and_leaves_a_whole_one() {
+    for (cut, stays) in [(512, false), (0, true)] {
+        let (node, child, disk) = sending(&format!("pve gc, {cut} bytes less"));
+        signal(&child, "KILL");
+        end(child).with_code(137);
+        node.lab.until_dead();
+        until_dropped(&node);
+        node.put(&disk.file, &disk.bytes[..disk.bytes.len() - cut]);
+        node.imgbuild(&["gc"]).with_code(0);
+        match stays {
+            true => node.assert_only(&disk.file, disk.size()),
+            false => node.assert_nothing_left(),
+        }
+    }
+}
+
+/// All that can go wrong with a call, but for what needs a VM.
+fn faults() -> Vec<What> {
+    let lasting = Duration::from_millis(100);
+    vec![
+        What::Refused { lasting },
+        What::CutCall,
+        What::CutAnswer,
+        What::Unauthorized,
+        What::Forbidden {
+            path: "/storage/local".into(),
+            privilege: "Datastore.AllocateTemplate".into(),
+        },
+        What::Error {
+            reason: "got timeout".into(),
+        },
+        What::GatewayTimeout,
+        What::TaskError {
+            message: "no luck".into(),
+        },
+        What::StorageFull,
+    ]
+}
+
+/// How an image comes to the node.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Download,
+    Upload,
+}
+
+impl Way {
+    fn prepare(self, name: &str) -> (Node, Disk, String) {
+        // A call that the server does not answer is held for 0.3 s instead of 30.
+        let node = Node::start(name, Setup::new().pace(100));
+        let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
+        let recipe = match self {
+            Way::Download => recipe_by_url(&node.lab, &disk.served(), &disk.sha256),
+            Way::Upload => recipe_by_file(&node.lab, "disk.qcow2"),
+        };
+        (node, disk, recipe)
+    }
+
+    /// How many calls such an import makes.
+    fn calls(self) -> u32 {
+        let (node, _, recipe) = self.prepare("pve calls");
+        node.pull(&recipe).with_code(0);
+        u32::try_from(node.server.requests().len()).unwrap()
+    }
+}
+
+#[test]
+fn whatever_goes_wrong_with_any_call_the_image_is_there_or_nothing_is() {
+    println!("way, call, fault: exit code, images on the node");
+    for way in [Way::Download, Way::Upload] {
+        for call in 1..=way.calls() {
+            for what in faults() {
+                let name = format!("{way:?}, call {call}: {what:?}");
+                let (node, disk, recipe) = way.prepare(&name);
+                node.server.inject(Fault::on("*", ANY).nth(call).with(what));
+                let ended = node.pull(&recipe);
+                match ended.code {
+                    Some(0) => node.assert_only(&disk.file, disk.size()),
+                    // An image that was whole before something went wrong stays: it is what its name says.
+                    Some(1) if node.images().is_empty() => node.assert_nothing_left(),
+                    Some(1) => node.assert_only(&disk.file, disk.size()),
+                    code => panic!("{name}: {code:?}\n{}", ended.stderr),
+                }
+                assert!(!ended.stderr.contains("panicked"), "{name}");
+                let images = node.images().len();
+                println!("{name}: {}, {images}", ended.code.unwrap_or_default());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_kill_at_any_call_leaves_nothing_that_gc_does_not_find() {
+    for way in [Way::Download, Way::Upload] {
+        for call in 1..=way.calls() {
+            let name = format!("{way:?}, killed at call {call}");
+            let (node, disk, recipe) = way.prepare(&name);
+            node.server
+                .inject(Fault::on("*", ANY).nth(call).with(What::GatewayTimeout));
+            let mut child = start(&node, &recipe);
+            until("the call never came", || {
+                node.server.requests().iter().any(|request| request.fault)
+            });
+            child.kill().unwrap();
+            end(child).with_code(137);
+            node.lab.until_dead();
+            node.imgbuild(&["gc"]).with_code(0);
+            // What the server was asked for goes on, and ends by itself.
+            until("a task runs for ever", || {
+                node.server.inventory().running.is_empty()
+            });
+            until_dropped(&node);
+            match node.images().is_empty() {
+                true => node.assert_nothing_left(),
+                false => node.assert_only(&disk.file, disk.size()),
+            }
+        }
     }
 }

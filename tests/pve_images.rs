@@ -2,8 +2,6 @@
 
 mod lab;
 
-use std::time::Duration;
-
 use lab::node::{Disk, Node, VARIABLE, recipe_by_file, recipe_by_url};
 use pve_lab::{Fault, SECRET, Setup, TOKEN, What};
 
@@ -104,32 +102,12 @@ fn a_name_that_something_else_has_is_refused() {
     let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
     let web = disk.served();
     let other = Disk::make(&node.lab, "other.qcow2", "qcow2");
-    let half = node
-        .lab
-        .write("half.qcow2", &other.bytes[..other.bytes.len() - 512]);
-    let sent = std::process::Command::new("curl")
-        .args(["-sS", "--fail", "-k", "-H"])
-        .arg(format!("Authorization: {}", node.server.authorization()))
-        .args(["-F", "content=import", "-F"])
-        .arg(format!(
-            "filename=@{};filename={}",
-            half.display(),
-            disk.file
-        ))
-        .arg(format!(
-            "{}/api2/json/nodes/pve/storage/local/upload",
-            node.server.url()
-        ))
-        .output()
-        .unwrap();
-    assert!(sent.status.success(), "{sent:?}");
-    while !node.server.inventory().running.is_empty() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let half = &other.bytes[..other.bytes.len() - 512];
+    node.put(&disk.file, half);
     node.pull(&recipe_by_url(&node.lab, &web, &disk.sha256))
         .with_code(5)
         .saying("imgbuild image rm --target lab");
-    assert_eq!(node.images(), [(disk.file, half.metadata().unwrap().len())]);
+    assert_eq!(node.images(), [(disk.file, half.len() as u64)]);
     node.lab.assert_nothing_left();
 }
 

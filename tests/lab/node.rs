@@ -67,6 +67,26 @@ impl Node {
         self.imgbuild(&["image", "pull", "--target", "lab", recipe])
     }
 
+    /// Puts a file into the storage for imports, past imgbuild.
+    pub fn put(&self, file: &str, content: &[u8]) {
+        let path = self.lab.write("put", content);
+        let sent = Command::new("curl")
+            .args(["-sS", "--fail", "-k", "-H"])
+            .arg(format!("Authorization: {}", self.server.authorization()))
+            .args(["-F", "content=import", "-F"])
+            .arg(format!("filename=@{};filename={file}", path.display()))
+            .arg(format!(
+                "{}/api2/json/nodes/pve/storage/local/upload",
+                self.server.url()
+            ))
+            .output()
+            .unwrap();
+        assert!(sent.status.success(), "{sent:?}");
+        while !self.server.inventory().running.is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
     /// The calls of one method whose path ends so.
     pub fn calls(&self, method: &str, end: &str) -> usize {
         let requests = self.server.requests();

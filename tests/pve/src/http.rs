@@ -52,6 +52,8 @@ impl std::error::Error for Dropped {}
 pub struct Incomplete {
     body: Incoming,
     patience: Duration,
+    /// After each piece.
+    pause: Duration,
     pub read: u64,
 }
 
@@ -66,6 +68,7 @@ impl Incomplete {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.read += data.len() as u64;
+                        tokio::time::sleep(self.pause).await;
                         return Ok(Some(data));
                     }
                 }
@@ -123,6 +126,10 @@ impl Connection {
         let mut body = Incomplete {
             body,
             patience: self.cluster.wait(Duration::from_secs(5)),
+            pause: match fault {
+                Some(What::SlowCall { pause }) => pause,
+                _ => Duration::ZERO,
+            },
             read: 0,
         };
         let reply = match under {
