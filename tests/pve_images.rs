@@ -260,15 +260,28 @@ fn a_password_gives_a_ticket_that_is_renewed_when_it_has_expired() {
     let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
     let text = format!(
         "[targets.lab]\nkind = \"proxmox\"\nendpoint = \"{}\"\nnode = \"pve\"\nuser = \"root@pam\"\n\
-         password = {{ command = \"printf 'correct horse'\" }}\nfingerprint = \"{}\"\nstorages = {{ import = \"local\" }}\n",
+         password = {{ command = \"cat password\" }}\nfingerprint = \"{}\"\nstorages = {{ import = \"local\" }}\n",
         node.server.url(),
         node.server.fingerprint()
     );
     node.lab.write("imgbuild.toml", text);
+    node.lab.write("password", "correct horse\n");
     let expired = Fault::on("GET", "/nodes/*/storage/*/content").with(What::Unauthorized);
     node.server.inject(expired);
-    node.pull(&recipe_by_file(&node.lab, "disk.qcow2"))
-        .with_code(0);
+    let recipe = recipe_by_file(&node.lab, "disk.qcow2");
+    let pull = ["image", "pull", "--target", "lab", "-vv", &recipe];
+    let ended = node.imgbuild(&pull).with_code(0);
+    // The password as it is and as a form has it, the ticket, and the token against forged calls.
+    let secrets = [
+        "correct horse",
+        "correct%20horse",
+        "PVE:root",
+        "PVE%3Aroot",
+        "6B000000:",
+    ];
+    secrets
+        .into_iter()
+        .fold(ended, |ended, secret| ended.not_saying(secret));
     node.assert_only(&disk.file, disk.size());
     assert_eq!(node.calls("POST", "/access/ticket"), 2);
 }

@@ -61,7 +61,7 @@ impl Project {
     ///
     /// Errors: there is none, or something is wrong with it ([`Kind::Usage`]).
     pub fn load(folder: &Path) -> Result<Self> {
-        Project::read(&folder.join(FILE)).map_err(|error| match error.get_faults() {
+        Project::read_as(FILE, &folder.join(FILE)).map_err(|error| match error.get_faults() {
             Some(_) => error,
             None => error.hint(
                 "targets are described in imgbuild.toml in the current folder, see docs/proxmox.md",
@@ -71,18 +71,22 @@ impl Project {
 
     /// Reads a project file by its path.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .doing(|| format!("reading {}", path.display()))
-            .map_err(|error| error.kind(Kind::Usage))?;
-        Project::parse(path.to_owned(), text)
+        Project::read_as(&path.display().to_string(), path)
     }
 
-    fn parse(path: PathBuf, text: String) -> Result<Self> {
+    /// Reads a file that errors call `name`.
+    fn read_as(name: &str, path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .doing(|| format!("reading {name}"))
+            .map_err(|error| error.kind(Kind::Usage))?;
+        Project::parse(name, path.to_owned(), text)
+    }
+
+    fn parse(name: &str, path: PathBuf, text: String) -> Result<Self> {
         let (texts, mut sources, mut faults) = (Texts::new(), Sources::default(), vec![]);
-        let name = path.display().to_string();
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let document = document::parse(
-            &name,
+            name,
             text.clone(),
             Some(&folder),
             &texts,
@@ -96,7 +100,7 @@ impl Project {
                 // The text is shown with every fault in it.
                 sources = Sources::default();
                 sources.add(Source {
-                    name: name.as_str().into(),
+                    name: name.into(),
                     text: Arc::from(shown),
                     folder: Some(Arc::from(folder.as_path())),
                 });
@@ -136,9 +140,9 @@ impl Project {
             let known = self.targets.keys().map(String::as_str);
             let error = Error::new(format!("looking for the target {name}")).kind(Kind::Usage);
             return Err(match self.targets.is_empty() {
-                true => error.cause(format!("{} has no targets", self.path.display())),
+                true => error.cause(format!("{} has no targets", self.sources.name())),
                 false => error
-                    .cause(format!("{} has none of this name", self.path.display()))
+                    .cause(format!("{} has none of this name", self.sources.name()))
                     .hint(suggest(name, known)),
             });
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::ErrorKind;
 
 use super::tls::Untrusted;
 use crate::error::{Error, chain};
@@ -99,10 +100,14 @@ impl Why {
         if error.is_timeout() && !error.is_connect() {
             return Why::Lost("the server did not answer in time".into());
         }
+        let found = cause(&error);
         if !error.is_connect() {
-            return Why::Lost(text);
+            return Why::Lost(match found {
+                Some(Cause::Io(kind)) => broken(kind).map_or(text, str::to_owned),
+                _ => text,
+            });
         }
-        Why::NotSent(match cause(&error) {
+        Why::NotSent(match found {
             Some(Cause::Tls(tls)) => match untrusted(tls) {
                 Some(untrusted) => NotSent::Untrusted {
                     why: untrusted.why.clone(),
@@ -110,8 +115,8 @@ impl Why {
                 },
                 None => NotSent::Tls(tls.to_string()),
             },
-            Some(Cause::Refused) => NotSent::ConnectionRefused,
-            None => NotSent::Unreachable(text),
+            Some(Cause::Io(ErrorKind::ConnectionRefused)) => NotSent::ConnectionRefused,
+            _ => NotSent::Unreachable(text),
         })
     }
 
@@ -149,19 +154,20 @@ impl Why {
 
 enum Cause<'e> {
     Tls(&'e rustls::Error),
-    Refused,
+    Io(ErrorKind),
 }
 
 /// What is beneath an error of the HTTP library: it wraps what it gets several times over.
 fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<Cause<'e>> {
     let mut next = Some(error);
+    let mut found = None;
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return Some(Cause::Tls(tls));
         }
         let io = error.downcast_ref::<std::io::Error>();
-        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
-            return Some(Cause::Refused);
+        if let Some(io) = io {
+            found = Some(Cause::Io(io.kind()));
         }
         // An io error hands out what is beneath its wrapped error as its source, not that error itself.
         next = match io.and_then(std::io::Error::get_ref) {
@@ -169,7 +175,18 @@ fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<Cause<'e>> 
             None => error.source(),
         };
     }
-    None
+    found
+}
+
+/// How a connection ended, for people.
+fn broken(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::UnexpectedEof => Some("the server hung up"),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::ConnectionAborted => {
+            Some("the server hung up in the middle")
+        }
+        _ => None,
+    }
 }
 
 fn untrusted(error: &rustls::Error) -> Option<&Untrusted> {

@@ -72,9 +72,12 @@ pub async fn import(
     let file = file_name(&digest);
     let offered = match cx.offline {
         true => None,
-        false => run.phase("look", import.offered(resolved)).await?,
+        false => {
+            run.phase("look at the source", import.offered(resolved))
+                .await?
+        }
     };
-    let found = run.phase("find", import.find(&file)).await?;
+    let found = run.phase("look at the node", import.find(&file)).await?;
     if let Some(image) = found {
         import.refuse_other(&image, offered.as_ref().and_then(|offered| offered.size))?;
         let how = How::WasThere;

@@ -15,8 +15,12 @@ use super::error::Failure;
 use crate::error::{Error, Result};
 use crate::text::printable;
 
-/// A task is looked at this often while it is young, so that the end of a short one is seen within 200 ms.
+/// A task is looked at again when it has become twice as old, but at least this often while it is young, so that the end of a
+/// short one is seen within 200 ms.
 const YOUNG_PACE: Duration = Duration::from_millis(150);
+
+/// How soon it is looked at again at the earliest: an answer takes about as long.
+const FIRST: Duration = Duration::from_millis(20);
 
 /// How long a task is young.
 const YOUNG: Duration = Duration::from_secs(2);
@@ -242,7 +246,7 @@ impl Proxmox {
 /// How long to wait before a task of this age is looked at again.
 fn pace(age: Duration) -> Duration {
     match age < YOUNG {
-        true => YOUNG_PACE,
+        true => age.clamp(FIRST, YOUNG_PACE),
         false => PACE,
     }
 }
@@ -289,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_short_task_is_seen_at_once_and_a_long_one_costs_a_request_a_second() {
-        assert!(pace(Duration::ZERO) < Duration::from_millis(200));
+        assert!(pace(Duration::ZERO) < Duration::from_millis(50));
         assert!(pace(Duration::from_millis(1999)) < Duration::from_millis(200));
         assert_eq!(pace(Duration::from_secs(2)), Duration::from_secs(1));
     }
