@@ -71,11 +71,14 @@ pub struct Missing {
     pub privileges: Vec<String>,
 }
 
-/// pveproxy's own status for a node that did not answer it in 30 s. What was asked for goes on.
-pub const PROXY_TIMEOUT: u16 = 596;
+/// pveproxy's status for a node that did not answer it in 30 s. What was asked for goes on.
+const PROXY_TIMEOUT: u16 = 596;
 
-/// pveproxy's own statuses for a node that it cannot reach: the request was not processed.
-const PROXY_UNREACHABLE: [u16; 1] = [595];
+/// pveproxy's status for a node that it cannot connect to: the request was not processed. These are AnyEvent::HTTP's.
+const PROXY_UNREACHABLE: u16 = 595;
+
+/// pveproxy's status for a node whose answer broke off.
+const PROXY_BROKEN: u16 = 597;
 
 impl Refusal {
     /// What is missing, if that is what the server says.
@@ -124,7 +127,7 @@ impl Why {
     pub fn is_unsent(&self) -> bool {
         match self {
             Why::NotSent(NotSent::ConnectionRefused | NotSent::Unreachable(_)) => true,
-            Why::Refused(refusal) => PROXY_UNREACHABLE.contains(&refusal.status),
+            Why::Refused(refusal) => refusal.status == PROXY_UNREACHABLE,
             _ => false,
         }
     }
@@ -133,7 +136,9 @@ impl Why {
     pub fn is_uncertain(&self) -> bool {
         match self {
             Why::Lost(_) => true,
-            Why::Refused(refusal) => matches!(refusal.status, PROXY_TIMEOUT | 502..=504),
+            Why::Refused(refusal) => {
+                matches!(refusal.status, PROXY_TIMEOUT | PROXY_BROKEN | 502..=504)
+            }
             _ => false,
         }
     }

@@ -1,6 +1,6 @@
 //! Bringing a base image to a node: by the node itself where it can, else by sending it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,7 +13,7 @@ use super::task::{Ended, TaskFailure, Upid};
 use super::upload::{Unsent, Upload};
 use super::{Proxmox, StoredImage, privilege};
 use crate::backend::qemu::image::{self as local, Target};
-use crate::error::{Error, Kind, Result};
+use crate::error::{Context as _, Error, Kind, Result};
 use crate::record;
 use crate::run::{Resource, Run};
 use crate::source::{self, Algorithm, BaseImage, Context, Digest, Format, Offered, Resolved};
@@ -79,26 +79,21 @@ pub async fn import(
     };
     let found = run.phase("look at the node", import.find(&file)).await?;
     if let Some(image) = found {
-        import.refuse_other(&image, offered.as_ref().and_then(|offered| offered.size))?;
+        let size = match &fetched {
+            Some(image) if image.format == Format::Qcow2 => Some(size(&image.path)?),
+            _ => offered.and_then(|offered| offered.size),
+        };
+        import.refuse_other(&image, size)?;
         let how = How::WasThere;
         return Ok(Brought { image, how });
     }
     run.unless_interrupted(import.refuse_forbidden(&file))
         .await?;
     if let Some(offered) = &offered
-        && import.is_within_reach(&offered.url).await?
+        && let Some(image) = import.by_node(offered, &file).await?
     {
-        match run
-            .phase("download", import.download(offered, &file))
-            .await?
-        {
-            Ok(image) => {
-                let how = How::Downloaded;
-                return Ok(Brought { image, how });
-            }
-            // What is wrong with the image, if that is it, shows here as well.
-            Err(error) => run.events.warn(format!("{error}; sending it instead")),
-        }
+        let how = How::Downloaded;
+        return Ok(Brought { image, how });
     }
     let image = match fetched {
         Some(image) => image,
@@ -107,6 +102,11 @@ pub async fn import(
     let image = import.send(&image, &file).await?;
     let how = How::Uploaded;
     Ok(Brought { image, how })
+}
+
+fn size(path: &Path) -> Result<u64> {
+    let about = std::fs::metadata(path).doing(|| format!("reading {}", path.display()))?;
+    Ok(about.len())
 }
 
 /// One import.
@@ -144,6 +144,23 @@ impl Import<'_> {
                     )))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Lets the node download an image, if it can. Why it did not is told.
+    async fn by_node(&self, offered: &Offered, file: &str) -> Result<Option<StoredImage>> {
+        if !self.is_within_reach(&offered.url).await? {
+            return Ok(None);
+        }
+        let download = self.run.phase("download", self.download(offered, file));
+        match download.await? {
+            Ok(image) => Ok(Some(image)),
+            // What is wrong with the image, if that is it, shows when we bring it as well.
+            Err(error) => {
+                let text = format!("{error}; sending it instead");
+                self.run.events.warn(text);
+                Ok(None)
+            }
         }
     }
 
@@ -355,12 +372,6 @@ struct Work {
 impl Work {
     /// Converts what is not qcow2: a raw disk would go over the network with all its holes.
     async fn prepare(image: &BaseImage, run: &Run) -> Result<Self> {
-        let size = |path: &PathBuf| {
-            let about = std::fs::metadata(path);
-            about
-                .map(|about| about.len())
-                .map_err(|error| Error::new(format!("reading {}", path.display())).cause(error))
-        };
         if image.format == Format::Qcow2 {
             return Ok(Work {
                 size: size(&image.path)?,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::super::recipes::{Online, Selection};
 use super::super::run::clean_up;
-use super::super::{Global, several, target};
+use super::super::{Global, gc, several, target};
 use crate::backend::proxmox::{self, Brought, Proxmox};
 use crate::error::{Error, Result};
 use crate::plan::{Facts, Plan};
@@ -28,6 +28,7 @@ pub async fn pull(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let server = interrupt.or(target::connect(name)).await?;
+    gc::reap_first(online.dirs, screen, interrupt).await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let mut errors = vec![];
     let mut wanted = 0;
