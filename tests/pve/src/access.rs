@@ -53,10 +53,21 @@ impl Access {
         self.grants.retain(|grant| grant.who != who);
     }
 
+    /// Puts other privileges in the place of one, wherever it was granted.
+    pub fn rename(&mut self, old: &str, new: &[&str]) {
+        for grant in &mut self.grants {
+            if grant.privileges.remove(old) {
+                grant
+                    .privileges
+                    .extend(new.iter().map(|&name| name.to_owned()));
+            }
+        }
+    }
+
     /// A new ticket, if the password is right.
     pub fn log_in(&mut self, user: &str, password: &str) -> Result<(String, Ticket), Failure> {
         if self.users.get(user).is_none_or(|known| known != password) {
-            return Err(Failure::unauthorized("authentication failure"));
+            return Err(Failure::new(401, "authentication failure"));
         }
         let name = format!("PVE:{user}:{}", crate::random::hex(16));
         let ticket = Ticket {
@@ -80,7 +91,7 @@ impl Access {
             let known = self
                 .tickets
                 .get(ticket.as_ref())
-                .ok_or_else(|| Failure::unauthorized("permission denied - invalid PVE ticket"))?;
+                .ok_or_else(|| Failure::unauthorized("Authentication failed!"))?;
             if changes && credentials.csrf != Some(known.csrf.as_str()) {
                 return Err(Failure::unauthorized(
                     "Permission denied - invalid csrf token",

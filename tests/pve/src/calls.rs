@@ -7,7 +7,9 @@ use crate::params::Param;
 use crate::reply::Reply;
 #[allow(clippy::wildcard_imports)] // the vocabulary of the table
 use crate::schema::*;
-use crate::vm::{agent, clone, config, create, life, list, remove, resize, template};
+use crate::vm::{
+    agent, change, clone, config, create, life, list, migrate, remove, resize, template,
+};
 use crate::{incoming, info, pool, task, volumes};
 
 /// One row.
@@ -28,9 +30,11 @@ pub enum Needs {
     Name,
     /// One of the privileges at the path.
     One(&'static str, &'static [&'static str]),
+    /// On 8.x `VM.Monitor` on the VM, later this one or `VM.GuestAgent.Unrestricted`.
+    Agent(&'static str),
 }
 
-use Needs::{Name, Nothing, One};
+use Needs::{Agent, Name, Nothing, One};
 
 const POOL_OF: Needs = One("/pool/{poolid}", &["Pool.Allocate"]);
 const READ_STORE: Needs = One(
@@ -44,9 +48,11 @@ const FETCH: Needs = One("/nodes/{node}", &["Sys.AccessNetwork"]);
 const AUDIT: Needs = One("/vms/{vmid}", &["VM.Audit"]);
 const ALLOCATE_VM: Needs = One("/vms/{vmid}", &["VM.Allocate"]);
 const CLONE_VM: Needs = One("/vms/{vmid}", &["VM.Clone"]);
+const MIGRATE_VM: Needs = One("/vms/{vmid}", &["VM.Migrate"]);
 const DISK: Needs = One("/vms/{vmid}", &["VM.Config.Disk"]);
 const POWER: Needs = One("/vms/{vmid}", &["VM.PowerMgmt"]);
-const MONITOR: Needs = One("/vms/{vmid}", &["VM.Monitor"]);
+const ASK: Needs = Agent("VM.GuestAgent.Audit");
+const DO: Needs = Agent("VM.GuestAgent.Unrestricted");
 
 macro_rules! call {
     ($method:literal, $path:literal, [$($params:ident),*], $needs:expr, $handler:path) => {
@@ -96,19 +102,20 @@ pub static CALLS: &[Call] = &[
     call!("POST", "/nodes/{node}/qemu", [ON_VM, OPTIONS, CREATE], Name, create::create),
     call!("DELETE", "/nodes/{node}/qemu/{vmid}", [ON_VM, DESTROY], ALLOCATE_VM, remove::remove),
     call!("GET", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, SHOW_CONFIG], AUDIT, config::show),
-    call!("POST", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE, DELAY], Name, config::change_in_task),
-    call!("PUT", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE], Name, config::change),
+    call!("POST", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE, DELAY], Name, change::in_task),
+    call!("PUT", "/nodes/{node}/qemu/{vmid}/config", [ON_VM, OPTIONS, CHANGE], Name, change::at_once),
     call!("GET", "/nodes/{node}/qemu/{vmid}/pending", [ON_VM], AUDIT, config::pending),
     call!("PUT", "/nodes/{node}/qemu/{vmid}/resize", [ON_VM, RESIZE], DISK, resize::resize),
     call!("POST", "/nodes/{node}/qemu/{vmid}/clone", [ON_VM, CLONE], CLONE_VM, clone::clone),
+    call!("POST", "/nodes/{node}/qemu/{vmid}/migrate", [ON_VM, MIGRATE], MIGRATE_VM, migrate::migrate),
     call!("POST", "/nodes/{node}/qemu/{vmid}/template", [ON_VM, TEMPLATE], ALLOCATE_VM, template::convert),
     call!("GET", "/nodes/{node}/qemu/{vmid}/status/current", [ON_VM], AUDIT, list::current),
     call!("POST", "/nodes/{node}/qemu/{vmid}/status/start", [ON_VM, START], POWER, life::start),
     call!("POST", "/nodes/{node}/qemu/{vmid}/status/stop", [ON_VM, STOP], POWER, life::stop),
     call!("POST", "/nodes/{node}/qemu/{vmid}/status/shutdown", [ON_VM, SHUTDOWN], POWER, life::shutdown),
     call!("POST", "/nodes/{node}/qemu/{vmid}/status/reboot", [ON_VM, REBOOT], POWER, life::reboot),
-    call!("POST", "/nodes/{node}/qemu/{vmid}/agent/ping", [ON_VM], MONITOR, agent::ping),
-    call!("GET", "/nodes/{node}/qemu/{vmid}/agent/network-get-interfaces", [ON_VM], MONITOR, agent::interfaces),
-    call!("POST", "/nodes/{node}/qemu/{vmid}/agent/exec", [ON_VM, EXEC], MONITOR, agent::exec),
-    call!("GET", "/nodes/{node}/qemu/{vmid}/agent/exec-status", [ON_VM, EXEC_STATUS], MONITOR, agent::exec_status),
+    call!("POST", "/nodes/{node}/qemu/{vmid}/agent/ping", [ON_VM], ASK, agent::ping),
+    call!("GET", "/nodes/{node}/qemu/{vmid}/agent/network-get-interfaces", [ON_VM], ASK, agent::interfaces),
+    call!("POST", "/nodes/{node}/qemu/{vmid}/agent/exec", [ON_VM, EXEC], DO, agent::exec),
+    call!("GET", "/nodes/{node}/qemu/{vmid}/agent/exec-status", [ON_VM, EXEC_STATUS], DO, agent::exec_status),
 ];

@@ -23,6 +23,8 @@ pub struct Cluster {
     pub locks: Locks,
     pub born: Instant,
     pub ssh_port: u16,
+    /// The first number of Proxmox's version.
+    pub release: u32,
     /// Where guests are reached, by their ids.
     network: [u8; 2],
     pace: u32,
@@ -65,6 +67,7 @@ impl Cluster {
             locks: Locks::default(),
             born: Instant::now(),
             ssh_port: setup.ssh_port,
+            release: setup.release,
             network,
             pace: setup.pace,
             folder: folder.to_owned(),

@@ -55,18 +55,17 @@ pub fn is_open(method: &Method, path: &str) -> bool {
 
 /// Answers a call.
 pub async fn dispatch(cluster: &Arc<Cluster>, incoming: Incoming<'_>) -> Reply {
+    let found = row(&incoming);
     let mut unclaimed = Unclaimed(incoming.upload);
+    let (call, in_path) = found?;
     let mut params = incoming.params;
-    let call = CALLS.iter().find(|call| {
-        call.method == incoming.method.as_str() && matches(call.path, incoming.path, &mut params)
-    });
-    let Some(call) = call else {
-        let (method, path) = (incoming.method, incoming.path);
-        return Err(Failure::new(
-            501,
-            format!("Method '{method} {path}' not implemented"),
-        ));
-    };
+    for (name, value) in in_path {
+        if params.get(name).is_some_and(|other| other != value) {
+            let wrong = "duplicate parameter (already defined in URI) with conflicting values!";
+            return Err(Failure::parameter(name, wrong));
+        }
+        params.set(name, &value);
+    }
     let mut context = Context {
         cluster: cluster.clone(),
         who: incoming.who,
@@ -74,9 +73,7 @@ pub async fn dispatch(cluster: &Arc<Cluster>, incoming: Incoming<'_>) -> Reply {
         fault: incoming.fault,
         upload: None,
     };
-    if let Needs::One(path, privileges) = call.needs {
-        context.check(&filled(path, &context.params), privileges)?;
-    }
+    may_call(call, &context)?;
     let node = context.params.get("node");
     if let Some(node) = node.filter(|&node| !cluster.world().nodes.iter().any(|it| it == node)) {
         return Err(Failure::died(format!(
@@ -87,6 +84,21 @@ pub async fn dispatch(cluster: &Arc<Cluster>, incoming: Incoming<'_>) -> Reply {
     context.upload = unclaimed.0.take();
     meddle(&context).await;
     within_the_gateway(call, context).await
+}
+
+/// The privilege that the table asks for.
+fn may_call(call: &Call, context: &Context) -> Result<(), Failure> {
+    let vmid = context.params.vmid();
+    match call.needs {
+        Needs::Nothing | Needs::Name => Ok(()),
+        Needs::One(path, any) => context.check(&filled(path, &context.params), any),
+        Needs::Agent(_) if context.cluster.release < 9 => context.check_vm(vmid, &["VM.Monitor"]),
+        Needs::Agent(privilege) => {
+            let mut any = vec![privilege, "VM.GuestAgent.Unrestricted"];
+            any.dedup();
+            context.check_vm(vmid, &any)
+        }
+    }
 }
 
 /// A call that a daemon works on is cut after 30 s, or at once by a fault, and the work goes on.
@@ -106,30 +118,37 @@ async fn within_the_gateway(call: &Call, context: Context) -> Reply {
     }
 }
 
-/// Whether a path is this one of the table. What its variable parts are goes to the parameters.
-fn matches(pattern: &str, path: &str, params: &mut Params) -> bool {
+/// Names and values.
+type Captured = Vec<(&'static str, String)>;
+
+/// The variable parts of a path, if it is this one of the table.
+fn captured(pattern: &'static str, path: &str) -> Option<Captured> {
     let (mut want, mut have) = (pattern.split('/'), path.split('/'));
     let mut found = vec![];
     loop {
         match (want.next(), have.next()) {
-            (None, None) => break,
+            (None, None) => return Some(found),
             // A volume's name may have slashes.
             (Some("{volume}"), Some(first)) => {
                 let rest: Vec<&str> = std::iter::once(first).chain(have).collect();
                 found.push(("volume", rest.join("/")));
-                break;
+                return Some(found);
             }
             (Some(name), Some(value)) if name.starts_with('{') && !value.is_empty() => {
                 found.push((name.trim_matches(['{', '}']), value.to_owned()));
             }
             (Some(want), Some(have)) if want == have => {}
-            _ => return false,
+            _ => return None,
         }
     }
-    for (name, value) in found {
-        params.set(name, &value);
-    }
-    true
+}
+
+/// The row for a call, and the variable parts of its path.
+fn row(incoming: &Incoming<'_>) -> Result<(&'static Call, Captured), Failure> {
+    let (method, path) = (incoming.method, incoming.path);
+    let mut rows = CALLS.iter().filter(|call| call.method == method.as_str());
+    let found = rows.find_map(|call| Some((call, captured(call.path, path)?)));
+    found.ok_or_else(|| Failure::new(501, format!("Method '{method} {path}' not implemented")))
 }
 
 /// A path of an access control list with its variable parts filled in.
@@ -161,17 +180,13 @@ async fn meddle(context: &Context) {
                 .params
                 .number("newid")
                 .and_then(|id| u32::try_from(id).ok());
-            let other = Vm {
+            let vm = Vm {
                 node: context.node().to_owned(),
                 config: [("name".to_owned(), "somebody-elses".to_owned())].into(),
                 ..Vm::default()
             };
-            context
-                .cluster
-                .world()
-                .vms
-                .entry(new.unwrap_or(vmid))
-                .or_insert(other);
+            let mut world = context.cluster.world();
+            world.vms.entry(new.unwrap_or(vmid)).or_insert(vm);
         }
         _ => {}
     }

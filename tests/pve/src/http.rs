@@ -1,10 +1,10 @@
 //! HTTP as Proxmox speaks it, from the head of a call to the end of its answer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http_body_util::BodyExt;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TRANSFER_ENCODING};
 use hyper::{HeaderMap, Method, Response, StatusCode};
@@ -12,13 +12,14 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::access::Credentials;
+use crate::body::{Dropped, Incomplete};
 use crate::cluster::{Cluster, held};
 use crate::content::Content;
 use crate::dispatch;
 use crate::fault::What;
 use crate::params::Params;
 use crate::record::Request;
-use crate::reply::{Body, Failure, Reply};
+use crate::reply::{Answer, Body, Failure, Reply};
 use crate::upload;
 
 /// The largest body of a call that is no upload, in bytes.
@@ -36,52 +37,21 @@ pub struct Connection {
     pub refuse: watch::Sender<Duration>,
 }
 
-/// The connection is to be dropped without an answer.
-#[derive(Debug)]
-pub struct Dropped;
+/// Why a call is not done.
+enum Stop {
+    Refuse(Failure),
+    Drop,
+}
 
-impl std::fmt::Display for Dropped {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection is dropped")
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Stop::Refuse(failure)
     }
 }
 
-impl std::error::Error for Dropped {}
-
-/// A call's body, and how much of it was read.
-pub struct Incomplete {
-    body: Incoming,
-    patience: Duration,
-    /// After each piece.
-    pause: Duration,
-    pub read: u64,
-}
-
-impl Incomplete {
-    /// The next piece; none at the end. A client that sends nothing for too long is dropped.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Dropped> {
-        loop {
-            let frame = tokio::time::timeout(self.patience, self.body.frame()).await;
-            match frame.map_err(|_| Dropped)? {
-                None => return Ok(None),
-                Some(Err(_)) => return Err(Dropped),
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.read += data.len() as u64;
-                        tokio::time::sleep(self.pause).await;
-                        return Ok(Some(data));
-                    }
-                }
-            }
-        }
-    }
-
-    async fn all(&mut self) -> Result<Vec<u8>, Dropped> {
-        let mut all = vec![];
-        while let Some(data) = self.next().await? {
-            all.extend_from_slice(&data);
-        }
-        Ok(all)
+impl From<Dropped> for Stop {
+    fn from(_: Dropped) -> Self {
+        Stop::Drop
     }
 }
 
@@ -100,8 +70,10 @@ impl Head {
         self.headers.get(name)?.to_str().ok()
     }
 
+    /// Whether a forged call would do harm. Uploads are left out: forms of browsers could not send what is asked for.
     fn changes(&self) -> bool {
-        self.method != Method::GET
+        let upload = dispatch::upload_storage(&self.method, &self.path).is_some();
+        self.method != Method::GET && !upload
     }
 }
 
@@ -133,8 +105,15 @@ impl Connection {
             read: 0,
         };
         let reply = match under {
-            None => Ok(Err(Failure::new(501, "no such uri").with_body(Body::Text))),
+            None => Err(Failure::new(501, "no such uri")
+                .with_body(Body::Text)
+                .into()),
             Some(_) => self.reply(&head, &mut body, fault.as_ref()).await,
+        };
+        let reply = match reply {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Stop::Refuse(failure)) => Ok(Err(failure)),
+            Err(Stop::Drop) => Err(Dropped),
         };
         let response = reply.map(|reply| respond(&head, reply, fault == Some(What::CutAnswer)));
         let mut requests = held(&self.cluster.requests);
@@ -169,46 +148,14 @@ impl Connection {
         head: &Head,
         body: &mut Incomplete,
         fault: Option<&What>,
-    ) -> Result<Reply, Dropped> {
-        if let Some(reply) = self.refused(head, body, fault).await? {
-            return Ok(reply);
-        }
-        if let Err(failure) = only_what_proxmox_takes(head) {
-            return Ok(Err(failure));
-        }
+    ) -> Result<Answer, Stop> {
+        self.disturb(head, body, fault).await?;
+        only_what_proxmox_takes(head)?;
         let who = match self.who(head) {
             Ok(who) => who,
-            Err(failure) => return self.refuse_early(head, failure),
+            Err(failure) => return Err(early(head, body, failure).await),
         };
-        let mut params = Params::default();
-        let upload = match dispatch::upload_storage(&head.method, &head.path) {
-            None => None,
-            Some(storage) => {
-                let privilege = "Datastore.AllocateTemplate";
-                let path = format!("/storage/{storage}");
-                let has = self.cluster.world().access.privileges(&who, &path);
-                if !has.contains(privilege) {
-                    let failure = Failure::forbidden(&path, privilege).with_body(Body::Empty);
-                    return self.refuse_early(head, failure);
-                }
-                let content_type = head.header(CONTENT_TYPE).unwrap_or_default();
-                match upload::receive(&self.cluster, content_type, body, &mut params).await? {
-                    Ok(file) => Some(file),
-                    Err(failure) => return Ok(Err(failure)),
-                }
-            }
-        };
-        if upload.is_none() {
-            if head.length > LARGEST {
-                return Ok(Err(
-                    Failure::new(501, "for data too large").with_body(Body::Text)
-                ));
-            }
-            let content = body.all().await?;
-            if let Err(failure) = read_body(head, &content, &mut params) {
-                return Ok(Err(failure));
-            }
-        }
+        let (mut params, upload) = self.receive(head, body, &who).await?;
         if let Some(query) = &head.query {
             params.add_form(query);
         }
@@ -220,43 +167,60 @@ impl Connection {
             upload,
             fault: fault.cloned(),
         };
-        Ok(dispatch::dispatch(&self.cluster, call).await)
+        Ok(dispatch::dispatch(&self.cluster, call).await?)
     }
 
     /// The faults that come before all else.
-    async fn refused(
+    async fn disturb(
         &self,
         head: &Head,
         body: &mut Incomplete,
         fault: Option<&What>,
-    ) -> Result<Option<Reply>, Dropped> {
+    ) -> Result<(), Stop> {
         let failure = match fault {
             Some(What::Refused { lasting }) => {
                 let _ = self.refuse.send(*lasting);
-                return Err(Dropped);
+                return Err(Stop::Drop);
             }
             Some(What::CutCall) => {
-                while body.read < head.length / 2 {
-                    if body.next().await?.is_none() {
-                        break;
-                    }
-                }
-                return Err(Dropped);
+                while body.read < head.length / 2 && body.next().await?.is_some() {}
+                return Err(Stop::Drop);
             }
             Some(What::Unauthorized) => Failure::unauthorized("Authentication failed!"),
             Some(What::Forbidden { path, privilege }) => Failure::forbidden(path, privilege),
             Some(What::Error { reason }) => Failure::died(reason),
-            _ => return Ok(None),
+            _ => return Ok(()),
         };
-        self.refuse_early(head, failure).map(Some)
+        Err(early(head, body, failure).await)
     }
 
-    /// An answer to a call whose body was not read. It reaches those only who have sent all of it.
-    fn refuse_early(&self, head: &Head, failure: Failure) -> Result<Reply, Dropped> {
-        match head.length > BUFFERED {
-            true => Err(Dropped),
-            false => Ok(Err(failure)),
+    /// What the body says. Who may not upload is told so before the file comes.
+    async fn receive(
+        &self,
+        head: &Head,
+        body: &mut Incomplete,
+        who: &str,
+    ) -> Result<(Params, Option<PathBuf>), Stop> {
+        let mut params = Params::default();
+        let Some(storage) = dispatch::upload_storage(&head.method, &head.path) else {
+            if head.length > LARGEST {
+                return Err(Failure::new(501, "for data too large")
+                    .with_body(Body::Text)
+                    .into());
+            }
+            let content = body.all().await?;
+            read_body(head, &content, &mut params)?;
+            return Ok((params, None));
+        };
+        let (path, privilege) = (format!("/storage/{storage}"), "Datastore.AllocateTemplate");
+        let has = self.cluster.world().access.privileges(who, &path);
+        if !has.contains(privilege) {
+            let failure = Failure::forbidden(&path, privilege).with_body(Body::Empty);
+            return Err(early(head, body, failure).await);
         }
+        let content_type = head.header(CONTENT_TYPE).unwrap_or_default();
+        let file = upload::receive(&self.cluster, content_type, body, &mut params).await??;
+        Ok((params, Some(file)))
     }
 
     fn who(&self, head: &Head) -> Result<String, Failure> {
@@ -272,6 +236,18 @@ impl Connection {
             .world()
             .access
             .who(&credentials, head.changes())
+    }
+}
+
+/// A refusal before the body was read. It reaches only those who have sent all of it.
+async fn early(head: &Head, body: &mut Incomplete, failure: Failure) -> Stop {
+    if head.length > BUFFERED {
+        return Stop::Drop;
+    }
+    // What is left unread would reset the connection, and take the answer with it.
+    match body.all().await {
+        Ok(_) => Stop::Refuse(failure),
+        Err(Dropped) => Stop::Drop,
     }
 }
 

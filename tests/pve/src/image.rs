@@ -2,7 +2,6 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::Stdio;
 
 use crate::process;
 
@@ -33,24 +32,15 @@ pub fn header(path: &Path) -> Option<Header> {
     })
 }
 
-/// Runs qemu-img. It dies with the future.
-pub async fn run(arguments: &[&str]) -> Result<(), String> {
-    let mut command = process::command("qemu-img");
-    command.args(arguments).stdin(Stdio::null());
-    let output = command
-        .output()
-        .await
-        .map_err(|error| format!("qemu-img: {error}"))?;
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
-    }
+async fn run(arguments: &[&str]) -> Result<(), String> {
+    process::run("qemu-img", arguments).await
 }
 
 /// Writes the content of one image into another one, of this format.
 pub async fn convert(from: &Path, format: &str, to: &Path, into: &str) -> Result<(), String> {
     let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
-    let copied = run(&["convert", "-f", format, "-O", into, &from, &to]).await;
+    let arguments = ["convert", "-f", format, "-O", into, &from, &to];
+    let copied = run(&arguments).await;
     copied.map_err(|error| format!("copy failed: {error}"))
 }
 

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::context::Context;
 use crate::image;
+use crate::random;
 use crate::reply::{Failure, Reply};
 use crate::storage::{IMPORT_FORMATS, Store};
 use crate::task::{self, Worker};
@@ -90,7 +91,7 @@ pub async fn download(context: Context) -> Reply {
             worker.log("calculating checksum of existing file...OK, got correct file already, no need to download");
             return Ok(());
         }
-        let temporary = Temporary(PathBuf::from(format!("{path}.tmp_dwnl.1")));
+        let temporary = Temporary(PathBuf::from(format!("{path}.tmp_dwnl.{}", random::hex(4))));
         fetch(&url, verify, &temporary.0, &worker)
             .await
             .map_err(|error| format!("download failed: {error}"))?;

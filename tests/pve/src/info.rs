@@ -13,8 +13,12 @@ use crate::storage;
 const LAG: Duration = Duration::from_secs(10);
 
 /// `GET /version`
-pub async fn version(_: Context) -> Reply {
-    Ok(json!({"version": "8.4.1", "release": "8.4", "repoid": "2a5fa54a8503f96d"}).into())
+pub async fn version(context: Context) -> Reply {
+    let (version, release) = match context.cluster.release {
+        ..9 => ("8.4.1", "8.4"),
+        9.. => ("9.0.3", "9.0"),
+    };
+    Ok(json!({"version": version, "release": release, "repoid": "2a5fa54a8503f96d"}).into())
 }
 
 /// `POST /access/ticket`

@@ -58,6 +58,7 @@
 
 mod access;
 mod behaviour;
+mod body;
 mod calls;
 mod cluster;
 mod content;

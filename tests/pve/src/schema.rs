@@ -111,6 +111,13 @@ pub const CLONE: &[Param] = &[
     may("target", Text(63)),
     may("bwlimit", COUNT),
 ];
+pub const MIGRATE: &[Param] = &[
+    must("target", Text(63)),
+    may("online", Flag),
+    may("with-local-disks", Flag),
+    may("targetstorage", NAME),
+    may("bwlimit", COUNT),
+];
 pub const TEMPLATE: &[Param] = &[may("disk", Text(32))];
 pub const START: &[Param] = &[may("skiplock", Flag), may("timeout", COUNT)];
 pub const STOP: &[Param] = &[

@@ -225,7 +225,8 @@ fn listening(address: SocketAddr) -> tokio::net::TcpListener {
 async fn converse(stream: TcpStream, acceptor: TlsAcceptor, connection: Connection) {
     let _ = stream.set_nodelay(true);
     let idle = connection.cluster.wait(Duration::from_secs(5));
-    let Ok(stream) = acceptor.accept(stream).await else {
+    let accepted = tokio::time::timeout(idle, acceptor.accept(stream)).await;
+    let Ok(Ok(stream)) = accepted else {
         return;
     };
     let connection = Arc::new(connection);

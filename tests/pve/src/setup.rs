@@ -30,6 +30,7 @@ pub const BUILDER: &[&str] = &[
     "VM.Config.Memory",
     "VM.Config.Network",
     "VM.Config.Options",
+    "VM.Migrate",
     "VM.Monitor",
     "VM.PowerMgmt",
 ];
@@ -43,6 +44,7 @@ pub struct Setup {
     pub(crate) access: Access,
     pub(crate) pace: u32,
     pub(crate) ssh_port: u16,
+    pub(crate) release: u32,
     pub(crate) port: u16,
 }
 
@@ -115,8 +117,21 @@ impl Setup {
             access,
             pace: 1,
             ssh_port: 2222,
+            release: 8,
             port: 0,
         }
+    }
+
+    /// Which release it is: 8, or 9, which has other privileges for the agent ([`TOKEN`] gets those).
+    pub fn release(mut self, release: u32) -> Self {
+        self.release = release;
+        if release >= 9 {
+            self.access.rename(
+                "VM.Monitor",
+                &["VM.GuestAgent.Audit", "VM.GuestAgent.Unrestricted"],
+            );
+        }
+        self
     }
 
     /// One more node.

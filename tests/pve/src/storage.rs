@@ -119,7 +119,12 @@ impl Store {
         let mut all = vec![];
         for (content, folder) in FOLDERS {
             for path in files(&self.folder.join(folder)) {
-                all.push(self.volume(content, &path).ok_or(path));
+                match self.volume(content, &path) {
+                    Some(volume) => all.push(Ok(volume)),
+                    // Unless it went while it was looked at.
+                    None if path.exists() => all.push(Err(path)),
+                    None => {}
+                }
             }
         }
         all
@@ -146,7 +151,10 @@ impl Store {
             base: None,
         };
         match content {
-            "iso" => (["iso", "img"].contains(&extension)).then_some(volume),
+            "iso" => {
+                volume.format = "iso".into();
+                ["iso", "img"].contains(&extension).then_some(volume)
+            }
             "import" => IMPORT_FORMATS.contains(&extension).then_some(volume),
             _ => {
                 let folder = path.parent()?.file_name()?.to_str()?;
@@ -180,7 +188,8 @@ impl Store {
         }
     }
 
-    /// The path for a new disk of a VM, which is made empty at once so that nobody else takes the name.
+    /// The path for a new disk of a VM, which is made empty at once so that nobody else takes the name. Each format counts
+    /// for itself.
     pub fn new_disk(&self, owner: u32, kind: &str, format: &str) -> Result<PathBuf, String> {
         let failed = |error: std::io::Error| format!("unable to create image: {error}");
         let folder = self.place("images", Some(owner)).map_err(failed)?;
@@ -189,15 +198,12 @@ impl Store {
                 "cloudinit" => format!("vm-{owner}-cloudinit.{format}"),
                 _ => format!("vm-{owner}-disk-{n}.{format}"),
             };
-            // A number is taken whatever the format is.
-            let stem = name.trim_end_matches(format);
-            let taken = files(&folder).iter().any(|path| {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                name.starts_with(stem) || name.starts_with(&stem.replacen("vm-", "base-", 1))
-            });
+            let of_template = folder.join(name.replacen("vm-", "base-", 1));
             let path = folder.join(&name);
+            let taken = path.exists() || of_template.exists();
             if taken && kind == "cloudinit" {
-                return Err(format!("disk image '{}' already exists", path.display()));
+                let path = path.display();
+                return Err(format!("disk image '{path}' already exists"));
             }
             if !taken {
                 std::fs::File::create_new(&path).map_err(failed)?;

@@ -44,13 +44,18 @@ impl Worker {
             .task(&self.upid, |task| task.log.push(line));
     }
 
+    /// A warning lets the task end with `WARNINGS: n`, which is a success.
+    pub fn warn(&self, message: &str) {
+        self.warnings.fetch_add(1, Ordering::Relaxed);
+        self.log(format!("WARN: {message}"));
+    }
+
     /// The middle of the task's work, where a fault makes it fail or stay.
     pub async fn middle(&self) -> Result<(), String> {
         match &self.fault {
             Some(What::TaskError { message }) => Err(message.clone()),
             Some(What::TaskWarns { message }) => {
-                self.warnings.fetch_add(1, Ordering::Relaxed);
-                self.log(format!("WARN: {message}"));
+                self.warn(message);
                 Ok(())
             }
             Some(What::TaskHangs) => std::future::pending().await,
@@ -163,8 +168,8 @@ impl Task {
     /// As it stands in a list of tasks.
     fn listed(&self) -> Value {
         let mut shown = self.described();
-        if let (Some(exit), Some(ended)) = (&self.record.exit, self.ended) {
-            shown["status"] = json!(exit);
+        shown["status"] = json!(self.record.exit.as_deref().unwrap_or("RUNNING"));
+        if let Some(ended) = self.ended {
             shown["endtime"] = json!(ended);
         }
         shown

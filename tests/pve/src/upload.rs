@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use tokio::fs::File;
 use tokio::io::AsyncWriteExt;
 
+use crate::body::{Dropped, Incomplete};
 use crate::cluster::Cluster;
-use crate::http::{Dropped, Incomplete};
 use crate::params::Params;
 use crate::reply::{Body, Failure};
 

@@ -49,6 +49,7 @@ pub fn argv(spec: &Spec, folder: &Path) -> Vec<String> {
         format!("pve-lab-{}", folder.display()).replace(',', ",,"),
     ]);
     args.extend(board_args(spec));
+    args.extend(firmware_args(spec));
     args.extend(drive_args(spec));
     args.extend(network_args(spec));
     args.extend(channel_args(spec, folder));
@@ -106,15 +107,15 @@ fn drive_args(spec: &Spec) -> Vec<String> {
     for (key, path, format) in &spec.files {
         let drive = Drive::parse(spec.get(key));
         if key == "efidisk0" {
-            args.extend(uefi_args(path, format));
             continue;
         }
+        let fixed = drive.is_cdrom() || drive.get("ro") == Some("1");
         args.push("-blockdev".into());
         // What a test's guest flushes need not reach the host's disk.
         let cache = json!({"no-flush": true});
         args.push(
             json!({
-                "driver": format, "node-name": node(key), "read-only": drive.is_cdrom(), "discard": "unmap",
+                "driver": format, "node-name": node(key), "read-only": fixed, "discard": "unmap",
                 "cache": cache, "file": {"driver": "file", "filename": path, "cache": cache},
             })
             .to_string(),
@@ -126,13 +127,27 @@ fn drive_args(spec: &Spec) -> Vec<String> {
     args
 }
 
-fn uefi_args(variables: &Path, format: &str) -> Vec<String> {
-    let mut args = vec!["-blockdev".into()];
-    args.push(json!({"driver": "raw", "node-name": "pflash0", "read-only": true, "file": {"driver": "file", "filename": firmware::code()}}).to_string());
-    args.push("-blockdev".into());
-    args.push(json!({"driver": format, "node-name": "pflash1", "file": {"driver": "file", "filename": variables}}).to_string());
-    args.extend(words("-machine pflash0=pflash0,pflash1=pflash1"));
+fn firmware_args(spec: &Spec) -> Vec<String> {
+    if !firmware::is_uefi(&spec.config) {
+        return vec![];
+    }
+    let disk = spec.files.iter().find(|(key, ..)| key == "efidisk0");
+    let mut args = vec![
+        "-drive".into(),
+        flash(0, &firmware::code(), "raw", "readonly=on"),
+    ];
+    args.push("-drive".into());
+    args.push(match disk {
+        Some((_, path, format)) => flash(1, path, format, "snapshot=off"),
+        // Changes are lost with the machine.
+        None => flash(1, &firmware::variables(), "raw", "snapshot=on"),
+    });
     args
+}
+
+fn flash(unit: u8, path: &Path, format: &str, how: &str) -> String {
+    let path = path.to_string_lossy().replace(',', ",,");
+    format!("if=pflash,unit={unit},format={format},{how},file={path}")
 }
 
 fn device(spec: &Spec, key: &str, drive: &Drive) -> Option<String> {

@@ -69,3 +69,40 @@ impl Channel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A channel whose other end has said all this already.
+    async fn hearing(lines: &str) -> (Channel, UnixStream) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(lines.as_bytes()).await.unwrap();
+        (Channel::new(ours), theirs)
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_is_no_answer_is_passed_over() {
+        let lines = "{\"event\": \"RESET\"}\n{\"return\": {\"pid\": 7}}\n";
+        let (mut channel, _theirs) = hearing(lines).await;
+        let answer = channel.ask("guest-exec", json!({})).await.unwrap();
+        assert_eq!(answer, Ok(json!({"pid": 7})));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn an_error_is_an_answer() {
+        let lines = "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no such file\"}}\n";
+        let (mut channel, _theirs) = hearing(lines).await;
+        let answer = channel.ask("guest-exec", json!({})).await.unwrap();
+        assert_eq!(answer, Err("no such file".into()));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn after_a_sync_old_answers_are_gone() {
+        let lines = "{\"return\": {\"old\": 1}}\n\u{ff}\n{\"return\": 1}\n{\"return\": {}}\n";
+        let (mut channel, _theirs) = hearing(lines).await;
+        channel.sync().await.unwrap();
+        let answer = channel.ask("guest-ping", json!({})).await.unwrap();
+        assert_eq!(answer, Ok(json!({})));
+    }
+}

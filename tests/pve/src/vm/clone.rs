@@ -134,8 +134,7 @@ fn check_drives(
             continue;
         }
         let (store, volume) = storage::volume(&context.cluster, context.node(), &drive.file)?;
-        let can = volume.is_base() && volume.format == "qcow2";
-        if !full && !can {
+        if !full && !volume.is_base() {
             let id = volume.id;
             return Err(Failure::died(format!(
                 "Linked clone feature is not supported for '{id}' ({key})"

@@ -8,13 +8,13 @@ use serde_json::json;
 use crate::cluster::Cluster;
 use crate::context::Context;
 use crate::fault::What;
-use crate::machine::{Machine, Network, Spec};
+use crate::machine::{Machine, Network, Spec, firmware};
 use crate::params::Params;
 use crate::reply::{Failure, Reply};
 use crate::storage;
 use crate::task::{self, Worker};
 use crate::vm::disk::{Drive, is_drive};
-use crate::vm::{Config, LOCK, rights};
+use crate::vm::{Config, LOCK, cloudinit, rights};
 
 /// Seconds that a guest has to shut down if the call does not say.
 const SHUTDOWN: u64 = 60;
@@ -32,7 +32,7 @@ pub async fn start(context: Context) -> Reply {
         move |worker| async move {
             let _lock = lock(&worker, vmid).await?;
             worker.middle().await?;
-            begin(&worker.cluster, &node, vmid).await
+            begin(&worker, &node, vmid).await
         },
     );
     Ok(json!(upid).into())
@@ -57,7 +57,7 @@ pub fn start_task(cluster: &Arc<Cluster>, node: &str, who: &str, vmid: u32) {
         &vmid.to_string(),
         move |worker| async move {
             let _lock = lock(&worker, vmid).await?;
-            begin(&worker.cluster, &node, vmid).await
+            begin(&worker, &node, vmid).await
         },
     );
 }
@@ -194,7 +194,8 @@ async fn ask_to_go_down(worker: &Worker, vmid: u32, machine: &Machine) -> Result
 }
 
 /// Starts the machine of a VM whose lock the caller has.
-async fn begin(cluster: &Arc<Cluster>, node: &str, vmid: u32) -> Result<(), String> {
+async fn begin(worker: &Worker, node: &str, vmid: u32) -> Result<(), String> {
+    let cluster = &worker.cluster;
     let (config, memory) = {
         let mut world = cluster.world();
         let vm = world.vm(node, vmid).map_err(|failure| failure.reason)?;
@@ -209,6 +210,10 @@ async fn begin(cluster: &Arc<Cluster>, node: &str, vmid: u32) -> Result<(), Stri
         (vm.config.clone(), vm.memory())
     };
     check_bridges(cluster, &config)?;
+    cloudinit::refresh(cluster, node, vmid, &config).await?;
+    if firmware::is_uefi(&config) && !config.contains_key("efidisk0") {
+        worker.warn("no efidisk configured! Using temporary efivars disk.");
+    }
     let spec = Spec {
         files: files(cluster, node, &config)?,
         config,

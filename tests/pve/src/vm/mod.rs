@@ -1,12 +1,15 @@
 //! Virtual machines: what they are made of, and what can be done with them.
 
 pub mod agent;
+pub mod change;
 pub mod clone;
+pub mod cloudinit;
 pub mod config;
 pub mod create;
 pub mod disk;
 pub mod life;
 pub mod list;
+pub mod migrate;
 pub mod remove;
 pub mod resize;
 pub mod rights;
@@ -19,7 +22,6 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use crate::machine::Machine;
-use crate::params::Params;
 use crate::reply::Failure;
 
 /// How long an operation waits for a VM's lock.
@@ -87,8 +89,9 @@ impl Vm {
             .collect()
     }
 
-    pub fn check_digest(&self, params: &Params) -> Result<(), Failure> {
-        match params.get("digest") {
+    /// Fails if the configuration is not the one that the caller saw.
+    pub fn check_digest(&self, seen: Option<&str>) -> Result<(), Failure> {
+        match seen {
             Some(digest) if digest != self.digest() => Err(Failure::died(
                 "checksum mismatch (file change by other user?)",
             )),

@@ -19,7 +19,7 @@ pub async fn resize(context: Context) -> Reply {
     let drive = {
         let mut world = context.cluster.world();
         let vm = world.vm(&node, vmid)?;
-        vm.check_digest(&context.params)?;
+        vm.check_digest(context.params.get("digest"))?;
         vm.check_lock().map_err(Failure::died)?;
         let value = vm.config.get(&key).filter(|_| is_drive(&key));
         let value = value.ok_or_else(|| Failure::died(format!("disk '{key}' does not exist")))?;

@@ -54,18 +54,35 @@ impl Answer {
     }
 }
 
+/// Where a server is, and how it is known.
+#[derive(Clone)]
+pub struct Place {
+    pub port: u16,
+    /// In PEM.
+    pub certificate: String,
+}
+
+impl From<&Server> for Place {
+    fn from(server: &Server) -> Self {
+        Place {
+            port: server.port(),
+            certificate: server.certificate().to_owned(),
+        }
+    }
+}
+
 /// One connection.
 pub struct Wire(StreamOwned<ClientConnection, TcpStream>);
 
 impl Wire {
-    pub fn open(server: &Server) -> std::io::Result<Self> {
-        Wire::open_offering(server, &[])
+    pub fn open(place: &Place) -> std::io::Result<Self> {
+        Wire::open_offering(place, &[])
     }
 
     /// Offers these protocols.
-    pub fn open_offering(server: &Server, protocols: &[&[u8]]) -> std::io::Result<Self> {
+    pub fn open_offering(place: &Place, protocols: &[&[u8]]) -> std::io::Result<Self> {
         let mut roots = RootCertStore::empty();
-        let certificate = CertificateDer::from_pem_slice(server.certificate().as_bytes()).unwrap();
+        let certificate = CertificateDer::from_pem_slice(place.certificate.as_bytes()).unwrap();
         roots.add(certificate).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -76,7 +93,7 @@ impl Wire {
         config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-        let stream = TcpStream::connect(("127.0.0.1", server.port()))?;
+        let stream = TcpStream::connect(("127.0.0.1", place.port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         Ok(Wire(StreamOwned::new(connection, stream)))
     }
@@ -124,25 +141,21 @@ impl Wire {
 }
 
 /// Who calls, and where.
-pub struct Client<'s> {
-    pub server: &'s Server,
+pub struct Client {
+    pub place: Place,
     /// The headers that say who.
     pub credentials: String,
 }
 
-impl<'s> Client<'s> {
-    pub fn new(server: &'s Server) -> Self {
-        Client {
-            server,
-            credentials: format!("Authorization: {}\r\n", server.authorization()),
-        }
+impl Client {
+    pub fn new(server: &Server) -> Self {
+        Client::with_token(server, pve_lab::TOKEN, pve_lab::SECRET)
     }
 
-    pub fn with_token(server: &'s Server, id: &str, secret: &str) -> Self {
-        let credentials = format!("Authorization: PVEAPIToken={id}={secret}\r\n");
+    pub fn with_token(place: impl Into<Place>, id: &str, secret: &str) -> Self {
         Client {
-            server,
-            credentials,
+            place: place.into(),
+            credentials: format!("Authorization: PVEAPIToken={id}={secret}\r\n"),
         }
     }
 
@@ -154,7 +167,7 @@ impl<'s> Client<'s> {
         headers: &str,
         body: &[u8],
     ) -> std::io::Result<Answer> {
-        let mut wire = Wire::open(self.server)?;
+        let mut wire = Wire::open(&self.place)?;
         wire.send(&self.message(method, path, headers, body))?;
         wire.answer()
     }
@@ -284,7 +297,7 @@ impl Form {
     }
 }
 
-impl Client<'_> {
+impl Client {
     /// Uploads a form to the storage `local`.
     pub fn upload(&self, form: Form) -> std::io::Result<Answer> {
         let (headers, body) = form.end();
@@ -387,6 +400,18 @@ pub fn qcow2(size: &str) -> Vec<u8> {
         .args(["create", "-q", "-f", "qcow2"])
         .arg(&path)
         .arg(size)
+        .status();
+    assert!(made.unwrap().success());
+    std::fs::read(path).unwrap()
+}
+
+/// What a guest sees of an image, which a machine may have open.
+pub fn raw(image: &std::path::Path) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("raw");
+    let made = std::process::Command::new("qemu-img")
+        .args(["convert", "-U", "-f", "qcow2", "-O", "raw"])
+        .args([image, &path])
         .status();
     assert!(made.unwrap().success());
     std::fs::read(path).unwrap()

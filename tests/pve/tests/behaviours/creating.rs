@@ -60,7 +60,7 @@ fn an_import_keeps_its_format() {
     assert_eq!(client.task(&client.post("/nodes/pve/qemu", &disks)), "OK");
     let config = client.config(100);
     assert_eq!(config["scsi0"], "local:100/vm-100-disk-0.qcow2,size=1M");
-    assert_eq!(config["scsi1"], "local:100/vm-100-disk-1.raw,size=1M");
+    assert_eq!(config["scsi1"], "local:100/vm-100-disk-0.raw,size=1M");
 }
 
 #[test]
@@ -71,6 +71,7 @@ fn the_configuration_names_the_disks() {
         ("vmid", "100"),
         ("virtio0", "local:0.01"),
         ("scsi3", "local:0.01"),
+        ("scsi4", "local:0.01,format=qcow2"),
     ];
     assert_eq!(
         client.task(&client.post("/nodes/pve/qemu", &form(&disks))),
@@ -87,6 +88,7 @@ fn the_configuration_names_the_disks() {
             .to_owned()
     };
     assert_eq!(file("scsi3"), "local:100/vm-100-disk-0.raw");
+    assert_eq!(file("scsi4"), "local:100/vm-100-disk-0.qcow2");
     assert_eq!(file("virtio0"), "local:100/vm-100-disk-1.raw");
 }
 

@@ -35,6 +35,17 @@ fn wrong_parameters_are_named() {
 }
 
 #[test]
+fn path_and_parameters_agree() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let path = client.vm(100, "/config");
+    client.put(&path, "name=a&vmid=100").is(200, "OK");
+    let wrong = "duplicate parameter (already defined in URI) with conflicting values!";
+    client.put(&path, "name=a&vmid=101").refuses("vmid", wrong);
+}
+
+#[test]
 fn a_401_has_no_body() {
     let server = Server::start(Setup::new());
     let mut client = Client::new(&server);

@@ -16,7 +16,7 @@ fn refused_connections_are_refused_until_the_time_is_over() {
     assert!(client.raw("GET", "/version", "", b"").is_err());
     let refused = loop {
         // The port closes a moment after the connection did.
-        if let Err(error) = Wire::open(&server) {
+        if let Err(error) = Wire::open(&(&server).into()) {
             break error;
         }
     };
@@ -55,7 +55,7 @@ fn a_call_whose_answer_is_cut_was_done() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);
     server.inject(Fault::on("POST", "/nodes/*/qemu").with(What::CutAnswer));
-    let mut wire = Wire::open(&server).unwrap();
+    let mut wire = Wire::open(&(&server).into()).unwrap();
     let headers = "Content-Length: 8\r\n";
     let message = client.message("POST", "/nodes/pve/qemu", headers, b"vmid=100");
     wire.send(&message).unwrap();

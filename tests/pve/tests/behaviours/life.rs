@@ -1,6 +1,6 @@
-use pve_lab::{Server, Setup};
+use pve_lab::{Server, Setup, Storage};
 
-use crate::client::{Client, form};
+use crate::client::{Client, form, raw};
 
 #[test]
 fn stopping_what_is_stopped_is_ok() {
@@ -88,6 +88,28 @@ fn linked_clones_are_of_templates() {
     let base = "local:200/base-200-disk-0.qcow2/101/vm-101-disk-0.qcow2";
     let disk = client.config(101)["virtio0"].as_str().unwrap().to_owned();
     assert!(disk.starts_with(base), "{disk}");
+}
+
+#[test]
+fn raw_disks_have_linked_clones_too() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let raw = form(&[("vmid", "100"), ("scsi0", "local:0.01")]);
+    assert_eq!(client.task(&client.post("/nodes/pve/qemu", &raw)), "OK");
+    assert_eq!(
+        client.task(&client.post(&client.vm(100, "/template"), "")),
+        "OK"
+    );
+    assert_eq!(
+        client.task(&client.post(&client.vm(100, "/clone"), "newid=101")),
+        "OK"
+    );
+    let disk = client.config(101)["scsi0"].as_str().unwrap().to_owned();
+    assert!(
+        disk.starts_with("local:100/base-100-disk-0.raw/101/vm-101-disk-0.qcow2"),
+        "{disk}"
+    );
+    client.start(101);
 }
 
 #[test]
@@ -244,6 +266,79 @@ fn a_disk_grows_and_never_shrinks() {
 }
 
 #[test]
+fn uefi_without_a_disk_for_it_is_a_warning() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[("bios", "ovmf"), ("machine", "q35")]);
+    let variables = "local:1,format=qcow2,efitype=4m,pre-enrolled-keys=1";
+    client.has_vm(
+        101,
+        &[
+            ("bios", "ovmf"),
+            ("machine", "q35"),
+            ("efidisk0", variables),
+        ],
+    );
+    let start = |vmid: u32| client.task(&client.post(&client.vm(vmid, "/status/start"), ""));
+    assert_eq!(
+        (start(100).as_str(), start(101).as_str()),
+        ("WARNINGS: 1", "OK")
+    );
+    let disk = client.config(101)["efidisk0"].as_str().unwrap().to_owned();
+    assert!(
+        disk.ends_with(",efitype=4m,pre-enrolled-keys=1,size=528K"),
+        "{disk}"
+    );
+}
+
+#[test]
+fn a_vm_moves_with_its_local_disks() {
+    let shared = Storage::new("shared").holding(&["images"]).shared();
+    let server = Server::start(Setup::new().node("pve2").storage(shared));
+    let client = Client::new(&server);
+    client.has_vm(100, &[("scsi1", "shared:0.01")]);
+    let migrate = |more: &[(&str, &str)]| {
+        let pairs = [&[("target", "pve2")], more].concat();
+        client.post(&client.vm(100, "/migrate"), &form(&pairs))
+    };
+    migrate(&[("targetstorage", "nope")]).is(500, "storage 'nope' does not exist");
+    assert_eq!(client.task(&migrate(&[])), "OK");
+    client.get(&client.vm(100, "/config")).is(
+        500,
+        "Configuration file 'nodes/pve/qemu-server/100.conf' does not exist",
+    );
+    client.get("/nodes/pve2/qemu/100/config").is(200, "OK");
+    let volumes = server.inventory().volumes;
+    let places: Vec<&str> = volumes.iter().map(|(place, _)| place.as_str()).collect();
+    assert_eq!(
+        places,
+        [
+            "pve2/local:100/vm-100-disk-0.qcow2",
+            "shared:100/vm-100-disk-0.raw"
+        ]
+    );
+    let started = client.post("/nodes/pve2/qemu/100/status/start", "");
+    assert_eq!(client.task(&started), "OK");
+}
+
+#[test]
+fn a_clone_on_another_node_needs_shared_storage() {
+    let shared = Storage::new("shared").holding(&["images"]).shared();
+    let server = Server::start(Setup::new().node("pve2").storage(shared));
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let clone = |vmid: u32| client.post(&client.vm(vmid, "/clone"), "newid=109&full=1&target=pve2");
+    clone(100).is(500, "can't clone VM to node 'pve2' (VM uses local storage)");
+    let disk = [("vmid", "101"), ("scsi0", "shared:0.01")];
+    assert_eq!(
+        client.task(&client.post("/nodes/pve/qemu", &form(&disk))),
+        "OK"
+    );
+    assert_eq!(client.task(&clone(101)), "OK");
+    client.get("/nodes/pve2/qemu/109/config").is(200, "OK");
+}
+
+#[test]
 fn sshkeys_are_encoded_once_more() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);
@@ -254,6 +349,49 @@ fn sshkeys_are_encoded_once_more() {
     assert_eq!(client.config(100)["sshkeys"], keys);
     set("ssh-ed25519+AAAA").refuses("sshkeys", "invalid format - invalid urlencoded string\n");
     set("ssh-ed25519 AAAA a").refuses("sshkeys", "invalid format - invalid urlencoded string\n");
+}
+
+#[test]
+fn the_cloudinit_drive_is_made_at_each_start() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let key = "ssh-ed25519%20AAAA%20first";
+    client.has_vm(
+        100,
+        &[
+            ("scsi1", "local:cloudinit"),
+            ("sshkeys", key),
+            ("name", "a.lab"),
+        ],
+    );
+    let drive = "local:100/vm-100-cloudinit.qcow2,media=cdrom,size=4M";
+    assert_eq!(client.config(100)["scsi1"], drive);
+    let seed = || {
+        let path = server
+            .folder()
+            .join("storage/local@pve/images/100/vm-100-cloudinit.qcow2");
+        String::from_utf8_lossy(&raw(&path)).into_owned()
+    };
+    client.start(100);
+    for part in [
+        "CIDATA",
+        r#""package_upgrade":true"#,
+        "ssh-ed25519 AAAA first",
+        "a.lab",
+    ] {
+        assert!(seed().contains(part), "{part}");
+    }
+    assert_eq!(
+        client.task(&client.post(&client.vm(100, "/status/stop"), "")),
+        "OK"
+    );
+    let second = form(&[("sshkeys", "ssh-ed25519%20AAAA%20second")]);
+    client
+        .put(&client.vm(100, "/config"), &second)
+        .is(200, "OK");
+    client.start(100);
+    assert!(seed().contains("ssh-ed25519 AAAA second"));
+    assert!(!seed().contains("first"));
 }
 
 #[test]

@@ -7,10 +7,10 @@ fn locked(vmid: u32) -> String {
 }
 
 /// 100 is being cloned to 101, for ever.
-fn cloning(client: &Client) {
+fn cloning(server: &Server, client: &Client) {
     client.has_vm(100, &[]);
     let hang = Fault::on("POST", "/nodes/*/qemu/*/clone").with(What::TaskHangs);
-    client.server.inject(hang);
+    server.inject(hang);
     client
         .post(&client.vm(100, "/clone"), "newid=101")
         .is(200, "OK");
@@ -21,7 +21,7 @@ fn cloning(client: &Client) {
 fn a_clone_locks_source_and_target() {
     let server = Server::start(Setup::new().pace(20));
     let client = Client::new(&server);
-    cloning(&client);
+    cloning(&server, &client);
     for vmid in [100, 101] {
         let answer = client.put(&client.vm(vmid, "/config"), "name=a");
         answer.is(500, &locked(vmid));
@@ -32,7 +32,7 @@ fn a_clone_locks_source_and_target() {
 fn start_and_delete_of_a_locked_vm_fail_in_their_tasks() {
     let server = Server::start(Setup::new().pace(20));
     let client = Client::new(&server);
-    cloning(&client);
+    cloning(&server, &client);
     let start = client.post(&client.vm(100, "/status/start"), "");
     let delete = client.delete(&client.vm(100, ""));
     assert_eq!(client.task(&start), locked(100));

@@ -1,5 +1,6 @@
 //! One test for each behaviour in the server's table, named after it.
 
+mod by_hand;
 mod client;
 mod creating;
 mod errors;

@@ -12,7 +12,7 @@ fn server(grants: &[(&str, &[&str])]) -> Server {
     Server::start(setup)
 }
 
-fn some(server: &Server) -> Client<'_> {
+fn some(server: &Server) -> Client {
     Client::with_token(server, WHO, "secret")
 }
 
@@ -23,6 +23,28 @@ fn the_agent_needs_vm_monitor() {
     let client = some(&server);
     let answer = client.post(&client.vm(100, "/agent/ping"), "");
     answer.is(403, "Permission check failed (/vms/100, VM.Monitor)");
+}
+
+#[test]
+fn later_releases_have_other_privileges_for_the_agent() {
+    let setup = Setup::new().token(WHO, "secret");
+    let setup = setup
+        .grant("/vms", WHO, &["VM.GuestAgent.Audit"])
+        .release(9);
+    let server = Server::start(setup);
+    Client::new(&server).has_vm(100, &[("agent", "1")]);
+    let client = some(&server);
+    let ping = client.post(&client.vm(100, "/agent/ping"), "");
+    ping.is(500, "VM 100 is not running");
+    let exec = client.post(&client.vm(100, "/agent/exec"), "command=ls");
+    exec.is(
+        403,
+        "Permission check failed (/vms/100, VM.GuestAgent.Unrestricted)",
+    );
+    let builder = Client::new(&server);
+    builder
+        .post(&builder.vm(100, "/agent/exec"), "command=ls")
+        .is(500, "VM 100 is not running");
 }
 
 #[test]

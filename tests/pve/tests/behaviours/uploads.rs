@@ -104,7 +104,7 @@ fn a_stalled_upload_is_dropped() {
         .file("a.iso", b"x")
         .end();
     let message = client.message("POST", UPLOAD, &headers, &body);
-    let mut wire = Wire::open(&server).unwrap();
+    let mut wire = Wire::open(&(&server).into()).unwrap();
     wire.send(&message[..message.len() - 3]).unwrap();
     assert!(wire.answer().is_err(), "no answer comes");
     assert_eq!(server.inventory().volumes, []);
@@ -194,6 +194,21 @@ fn a_wrong_checksum_fails_in_the_task() {
     );
     assert_eq!(server.inventory().volumes, []);
     assert_eq!(server.inventory().strays, Vec::<String>::new());
+}
+
+#[test]
+fn an_upload_with_a_ticket_needs_no_csrf_token() {
+    let server = Server::start(Setup::new().user("root@pam", "password"));
+    let mut client = Client::new(&server);
+    client.credentials = String::new();
+    let login = client.post("/access/ticket", "username=root%40pam&password=password");
+    let ticket = login.data()["ticket"].as_str().unwrap().to_owned();
+    client.credentials = format!("Cookie: PVEAuthCookie={ticket}\r\n");
+    client.has_file("iso", "a.iso", b"x");
+    let delete = "/nodes/pve/storage/local/content/local:iso%2Fa.iso";
+    client
+        .delete(delete)
+        .is(401, "Permission denied - invalid csrf token");
 }
 
 #[test]
