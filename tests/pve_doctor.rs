@@ -43,6 +43,8 @@ fn a_target_with_everything_is_good_and_looking_changes_nothing() {
         let good = |line: &str| line.starts_with("ok") && line.contains(what);
         assert!(ended.stdout.lines().any(good), "{what}:\n{}", ended.stdout);
     }
+    let storage = |line: &&str| line.contains("privileges on /storage/local");
+    assert_eq!(ended.stdout.lines().filter(storage).count(), 1);
     let requests = node.server.requests();
     assert!(requests.iter().all(|request| request.method == "GET"));
     node.assert_nothing_left();

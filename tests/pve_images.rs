@@ -254,6 +254,18 @@ fn only_the_server_that_is_meant_is_talked_to() {
 }
 
 #[test]
+fn a_server_that_is_not_there_is_told_with_its_address() {
+    let node = Node::start("pve nowhere", Setup::new());
+    let project = std::fs::read_to_string(node.lab.path("imgbuild.toml")).unwrap();
+    let project = project.replace(&node.server.url(), "https://127.0.0.1:1");
+    node.lab.write("imgbuild.toml", project);
+    node.imgbuild(&["image", "list", "--target", "lab"])
+        .with_code(1)
+        .saying("127.0.0.1:1: the connection was refused")
+        .saying("port 8006");
+}
+
+#[test]
 fn a_password_gives_a_ticket_that_is_renewed_when_it_has_expired() {
     let setup = Setup::new().user("root@pam", "correct horse");
     let node = Node::start("pve ticket", setup);

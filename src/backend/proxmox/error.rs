@@ -119,7 +119,7 @@ impl Why {
                 None => NotSent::Tls(tls.to_string()),
             },
             Some(Cause::Io(ErrorKind::ConnectionRefused)) => NotSent::ConnectionRefused,
-            _ => NotSent::Unreachable(text),
+            _ => NotSent::Unreachable(deepest(&error)),
         })
     }
 
@@ -181,6 +181,15 @@ fn cause<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<Cause<'e>> 
         };
     }
     found
+}
+
+/// What is beneath everything else: the rest names the library's parts.
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut deepest = error;
+    while let Some(source) = deepest.source() {
+        deepest = source;
+    }
+    deepest.to_string()
 }
 
 /// How a connection ended, for people.

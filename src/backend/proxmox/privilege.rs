@@ -19,7 +19,7 @@ pub struct Need {
     /// The path to give them on, where the other is only one of those below it.
     pub give_on: Option<&'static str>,
     pub privileges: Vec<&'static str>,
-    pub purpose: &'static str,
+    pub purpose: String,
     /// Whether it works without, in another way.
     pub optional: bool,
 }
@@ -59,34 +59,39 @@ const MACHINE: [&str; 11] = [
     "VM.PowerMgmt",
 ];
 
-/// All that a target needs, by what it names. `major` is the server's version.
+/// All that a target needs, by what it names; one for each path. `major` is the server's version.
 pub fn needs(target: &Target, major: u32) -> Vec<Need> {
     let storage = |name: &str| format!("/storage/{name}");
-    let need = |path: String, privileges: &[&'static str], purpose: &'static str| Need {
+    let need = |path: String, privileges: &[&'static str], purpose: &str| Need {
         path,
         give_on: None,
         privileges: privileges.to_vec(),
-        purpose,
+        purpose: purpose.to_owned(),
         optional: false,
     };
-    let mut needs = vec![
-        need(storage(&target.import), &IMPORT, "base images"),
-        Need {
-            optional: true,
-            ..need(
-                format!("/nodes/{}", target.node),
-                &["Sys.AccessNetwork"],
-                "base images downloaded by the node itself",
-            )
-        },
-    ];
+    let mut needs = vec![need(storage(&target.import), &IMPORT, "base images")];
     if let Some(images) = &target.images {
         let privileges = ["Datastore.Audit", "Datastore.AllocateSpace"];
-        needs.push(need(storage(images), &privileges, "disks of machines"));
+        add(
+            &mut needs,
+            need(storage(images), &privileges, "disks of machines"),
+        );
     }
     if let Some(iso) = &target.iso {
-        needs.push(need(storage(iso), &IMPORT, "seed volumes of machines"));
+        add(
+            &mut needs,
+            need(storage(iso), &IMPORT, "seed volumes of machines"),
+        );
     }
+    let purpose = "base images downloaded by the node itself";
+    needs.push(Need {
+        optional: true,
+        ..need(
+            format!("/nodes/{}", target.node),
+            &["Sys.AccessNetwork"],
+            purpose,
+        )
+    });
     if let Some(bridge) = &target.bridge {
         let path = format!("/sdn/zones/localnetwork/{bridge}");
         needs.push(need(path, &["SDN.Use"], "the network of machines"));
@@ -105,6 +110,19 @@ pub fn needs(target: &Target, major: u32) -> Vec<Need> {
         });
     }
     needs
+}
+
+/// Adds a need, to one on the same path if there is one: a storage may be for several things.
+fn add(needs: &mut Vec<Need>, need: Need) {
+    let Some(same) = needs.iter_mut().find(|other| other.path == need.path) else {
+        return needs.push(need);
+    };
+    for privilege in need.privileges {
+        if !same.privileges.contains(&privilege) {
+            same.privileges.push(privilege);
+        }
+    }
+    same.purpose = format!("{}, {}", same.purpose, need.purpose);
 }
 
 impl Proxmox {
