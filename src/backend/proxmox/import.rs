@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::client::Call;
+use super::call::Call;
 use super::error::{Failure, Why};
 use super::image::file_name;
 use super::leftover::{Leftover, Place, What};
