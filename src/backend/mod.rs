@@ -1,5 +1,6 @@
 //! Where machines run.
 
+pub mod proxmox;
 pub mod qemu;
 
 use std::path::PathBuf;

@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use crate::error::{Error, Result};
+use crate::run::Interrupt;
 use crate::run::gc::{Reaped, prune, reap};
 use crate::source;
 use crate::store::{Dirs, Layers, Registry};
@@ -65,6 +66,19 @@ pub async fn run(arguments: &Arguments, screen: Screen) -> Result<()> {
         for left in &registry.unfinished {
             screen.note(&format!("still to be done: {left}"));
         }
+    }
+    Ok(())
+}
+
+/// Removes what dead builds left, before something else is made.
+pub async fn reap_first(dirs: &Dirs, screen: Screen, interrupt: &Interrupt) -> Result<()> {
+    let reaped = interrupt.or(reap(dirs, false)).await;
+    // One journal that cannot be read must not stop every build of the night.
+    if let Err(error) = reaped.and_then(|reaped| tell(&reaped, screen)) {
+        if interrupt.is_set() {
+            return Err(error);
+        }
+        screen.error(None, &error);
     }
     Ok(())
 }

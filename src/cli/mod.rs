@@ -17,6 +17,7 @@ mod registry;
 mod run;
 mod schema;
 mod secrets;
+mod target;
 mod template;
 mod validate;
 
@@ -102,7 +103,7 @@ enum Command {
     Fmt(fmt::Arguments),
     /// Print the JSON Schema of recipes, for editors
     Schema(schema::Arguments),
-    /// Work with the cache: base images, fetched files, documents
+    /// Work with the cache: base images, fetched files, documents; with base images on a target
     Image(image::Arguments),
     /// Work with layers: what builds take over from earlier ones
     Cache(cache::Arguments),
@@ -118,8 +119,8 @@ enum Command {
     Registry(registry::Arguments),
     /// Remove what builds that died have left behind
     Gc(gc::Arguments),
-    /// Tell what is missing on this machine and how to get it
-    Doctor,
+    /// Tell what is missing on this machine, or on a target, and how to get it
+    Doctor(doctor::Arguments),
     /// Print a completion script for a shell
     Completions { shell: clap_complete::Shell },
     /// Print the manual page, or write all pages into a folder
@@ -166,7 +167,7 @@ impl Cli {
             Command::History(arguments) => history::run(&arguments, screen),
             Command::Registry(arguments) => registry::run(&arguments, screen),
             Command::Gc(arguments) => gc::run(&arguments, screen).await,
-            Command::Doctor => doctor::run(screen).await,
+            Command::Doctor(arguments) => doctor::run(&arguments, screen, interrupt).await,
             Command::Completions { shell } => completions(shell),
             Command::Man { folder } => man(folder),
         }

@@ -16,7 +16,6 @@ use crate::plan::{Action, Plan};
 use crate::provenance::Files;
 use crate::recipe;
 use crate::run::events::Observer;
-use crate::run::gc::reap;
 use crate::run::{Interrupt, Resource, Run, terminal};
 use crate::signing::Signing;
 use crate::source;
@@ -93,14 +92,7 @@ pub async fn run(
     refuse_breakpoints(&graph.nodes, &arguments)?;
     refuse_unknown_step(&graph.nodes, &arguments)?;
     // What a dead build left may hold ports, memory and disk that this one wants.
-    let reaped = interrupt.or(reap(&dirs, false)).await;
-    // One journal that cannot be read must not stop every build of the night.
-    if let Err(error) = reaped.and_then(|reaped| gc::tell(&reaped, screen)) {
-        if interrupt.is_set() {
-            return Err(error);
-        }
-        screen.error(None, &error);
-    }
+    gc::reap_first(&dirs, screen, interrupt).await?;
     // What a build that died has published, or was about to, is settled before its output is locked again. What is wrong
     // with the registry is told by the builds.
     drop(Registry::open_existing(&dirs));
@@ -324,7 +316,7 @@ fn refuse_unknown_step(nodes: &[Node], arguments: &Arguments) -> Result<()> {
         .hint(recipe::suggest(name, names())))
 }
 
-async fn clean_up(run: &Run) -> Result<()> {
+pub(super) async fn clean_up(run: &Run) -> Result<()> {
     let remaining = run.tear_down().await;
     if remaining.is_empty() {
         return Ok(());

@@ -2,23 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use secrecy::SecretString;
+use secrecy::ExposeSecret;
 
-use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Plan, SecretSource};
-use crate::proc::Program;
+use crate::error::Result;
+use crate::plan::Plan;
 use crate::provision::Secrets;
 use crate::run::Events;
+use crate::secret::{self, SecretSource};
 
 /// Fetches the secrets that steps use, and masks them in everything that is shown or logged from now on.
 pub async fn fetch(plan: &Plan, events: &Events) -> Result<Secrets> {
     let used: BTreeSet<&String> = plan.all_steps().flat_map(|step| &step.secrets).collect();
     let mut secrets = Secrets::new();
     for (name, source) in plan.secrets.iter().filter(|(name, _)| used.contains(name)) {
-        let value = value(name, source).await?;
-        let value = value.strip_suffix('\n').unwrap_or(&value);
-        events.mask(value);
-        secrets.insert(name.clone(), SecretString::from(value));
+        let value = secret::fetch(&format!("the secret {name}"), source).await?;
+        events.mask(value.expose_secret());
+        secrets.insert(name.clone(), value);
     }
     Ok(secrets)
 }
@@ -31,37 +30,10 @@ pub async fn at_hand(plan: &Plan, events: &Events) -> Secrets {
             continue;
         }
         // One that is missing is a fault of the run, not of the plan.
-        if let Ok(value) = value(name, source).await {
-            let value = value.strip_suffix('\n').unwrap_or(&value);
-            events.mask(value);
-            secrets.insert(name.clone(), SecretString::from(value));
+        if let Ok(value) = secret::fetch(&format!("the secret {name}"), source).await {
+            events.mask(value.expose_secret());
+            secrets.insert(name.clone(), value);
         }
     }
     secrets
-}
-
-async fn value(name: &str, source: &SecretSource) -> Result<String> {
-    let doing = || format!("fetching the secret {name}");
-    match source {
-        SecretSource::Env(variable) => std::env::var(variable).map_err(|_| {
-            Error::new(doing())
-                .kind(Kind::Usage)
-                .cause(format!("the environment has no {variable}"))
-        }),
-        SecretSource::File(path) => std::fs::read_to_string(path)
-            .doing(|| format!("{} from {}", doing(), path.display()))
-            .map_err(|error| error.kind(Kind::Usage)),
-        SecretSource::Command { line, folder } => Program::new("sh")
-            .args(["-c", "cd \"$0\" && eval \"$1\""])
-            .arg(folder)
-            .arg(line)
-            .stdout()
-            .await
-            .map_err(|error| {
-                let said = error.get_detail().map_or("", |detail| &detail.text);
-                Error::new(doing())
-                    .cause(&error)
-                    .detail("what it said", said)
-            }),
-    }
 }

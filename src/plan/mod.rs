@@ -19,6 +19,7 @@ use crate::backend::Spec;
 use crate::error::{Fault, Faults, Sources};
 use crate::recipe::{Cache, Content, Document, Recipe, Tree};
 use crate::seal;
+use crate::secret::SecretSource;
 use crate::seed::Extra;
 use crate::source;
 use crate::text::hex;
@@ -235,14 +236,6 @@ impl Action {
             Action::Breakpoint => "breakpoint",
         }
     }
-}
-
-/// Where a secret's value comes from; the value itself is never part of a plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretSource {
-    Env(String),
-    File(PathBuf),
-    Command { line: String, folder: PathBuf },
 }
 
 /// The artifact.

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Compression, Plan, SecretSource, State, Step};
+use super::{Action, Compression, Plan, State, Step};
 use crate::recipe::Cache;
+use crate::secret::SecretSource;
 use crate::source::{Resolved, Spec};
 use crate::text::span;
 

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Action, Compression, Facts, Fetch, Inputs, Output, Role, STEP_TIMEOUT, SecretSource, Step,
-    Uploaded,
+    Action, Compression, Facts, Fetch, Inputs, Output, Role, STEP_TIMEOUT, Step, Uploaded,
 };
 use crate::backend::{Accel, Firmware, Spec};
 use crate::recipe::{self, Cache, Content, Loaded, Recipe, Spanned};
 use crate::seal;
+use crate::secret::SecretSource;
 use crate::seed::{Extra, UserData};
 use crate::source;
 use crate::text::hex;

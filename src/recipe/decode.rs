@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde::de::DeserializeOwned;
 use serde::de::IntoDeserializer;
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use crate::error::Fault;
 use crate::text::suggest;
@@ -50,12 +50,11 @@ fn missing(message: &str) -> Option<&str> {
 
 /// Takes the most deeply nested entry out whose key or value covers `span`, and returns its key.
 fn remove_innermost(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Option<String> {
-    let covers = |outer: Range<usize>| outer.start <= span.start && span.end <= outer.end;
     match value.get_mut() {
         DeValue::Table(table) => {
             let (key, at_key) = table.iter().find_map(|(key, value)| {
-                let at_key = covers(key.span());
-                (at_key || covers(value.span())).then(|| (key.clone(), at_key))
+                let at_key = covers(&key.span(), span);
+                (at_key || holds(value, span)).then(|| (key.clone(), at_key))
             })?;
             let deeper = match at_key {
                 true => None,
@@ -70,10 +69,23 @@ fn remove_innermost(value: &mut Spanned<DeValue<'_>>, span: &Range<usize>) -> Op
         }
         DeValue::Array(array) => array
             .iter_mut()
-            .find(|element| covers(element.span()))
+            .find(|element| holds(element, span))
             .and_then(|element| remove_innermost(element, span)),
         _ => None,
     }
+}
+
+fn covers(outer: &Range<usize>, span: &Range<usize>) -> bool {
+    outer.start <= span.start && span.end <= outer.end
+}
+
+/// Whether `span` is in a value. The place of a table with a header of its own is that header, without what is below it.
+fn holds(value: &Spanned<DeValue<'_>>, span: &Range<usize>) -> bool {
+    let below = |table: &DeTable<'_>| {
+        let mut entries = table.iter();
+        entries.any(|(key, value)| covers(&key.span(), span) || holds(value, span))
+    };
+    covers(&value.span(), span) || value.get_ref().as_table().is_some_and(below)
 }
 
 /// What the TOML library says, in our words where it knows more than it says.
@@ -131,6 +143,14 @@ mod tests {
         for place in ["3", "cuont", "\"x\"", "1", "flug"] {
             assert!(places.contains(&place), "{place} not in {found:?}");
         }
+    }
+
+    #[test]
+    fn faults_below_a_header_are_found_as_well() {
+        let found = faults("name = \"x\"\ncount = 1\n[inner]\nflug = 2\nflag = 1\n");
+        let places: Vec<&str> = found.iter().map(|(place, _)| place.as_str()).collect();
+        assert_eq!(places.len(), 2, "{found:?}");
+        assert!(places.contains(&"flug") && places.contains(&"1"));
     }
 
     #[test]

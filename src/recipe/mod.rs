@@ -3,8 +3,8 @@
 pub mod bundle;
 mod check;
 mod data;
-mod decode;
-mod document;
+pub(crate) mod decode;
+pub(crate) mod document;
 mod extends;
 mod files;
 mod format;

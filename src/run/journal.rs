@@ -11,7 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::process;
+use crate::backend::proxmox::leftover::Leftover;
 use crate::error::{Context, Error, Result};
+use crate::project::Project;
 
 /// Something that exists outside of this process and must not outlive the build.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +28,12 @@ pub enum Resource {
     /// A process whose command line has this word (made unique by the build's id). By word, not by pid: the pid is
     /// not known before the process exists, and pids are reused.
     Process { word: String },
+    /// Something on the server that a project file calls `target`.
+    Remote {
+        project: PathBuf,
+        target: String,
+        leftover: Leftover,
+    },
 }
 
 impl Resource {
@@ -45,6 +53,14 @@ impl Resource {
                 false => gone(std::fs::remove_dir_all(path)),
             },
             Resource::Process { word } => process::kill_by_word(word).await,
+            Resource::Remote {
+                project,
+                target,
+                leftover,
+            } => {
+                let target = Project::read(project)?.target(target)?;
+                leftover.remove(&target.connect().await?).await
+            }
         }
     }
 }
@@ -56,6 +72,7 @@ impl std::fmt::Display for Resource {
             Resource::File { path } => write!(f, "the file {}", path.display()),
             Resource::Unfinished { path, .. } => write!(f, "the folder {}", path.display()),
             Resource::Process { word } => write!(f, "the process named {word}"),
+            Resource::Remote { leftover, .. } => leftover.fmt(f),
         }
     }
 }
@@ -131,7 +148,10 @@ impl Journal {
     pub fn has_process(&self) -> bool {
         let runs = |resource: &Resource| match resource {
             Resource::Process { word } => !process::pids(word).is_empty(),
-            Resource::Folder { .. } | Resource::File { .. } | Resource::Unfinished { .. } => false,
+            Resource::Folder { .. }
+            | Resource::File { .. }
+            | Resource::Unfinished { .. }
+            | Resource::Remote { .. } => false,
         };
         self.state().live.iter().any(runs)
     }

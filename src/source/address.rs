@@ -63,6 +63,11 @@ impl Address {
         Address(folder).beside(path)
     }
 
+    /// Whether it has nothing that is not shown, so that anybody may have it.
+    pub fn is_open(&self) -> bool {
+        self.to_string() == self.0.as_str()
+    }
+
     /// Whether nobody between here and the server can change what it sends: TLS, or a server on this machine.
     pub fn is_private(&self) -> bool {
         let host = self.0.host_str().unwrap_or_default();
@@ -113,6 +118,15 @@ mod tests {
             address.beside("SUMS").unwrap().to_string(),
             "http://h/x/SUMS"
         );
+    }
+
+    #[test]
+    fn only_an_address_without_secrets_is_open() {
+        let open = |text| Address::parse(text).unwrap().is_open();
+        assert!(open("https://h/a.img"));
+        for secret in ["https://me@h/a", "https://h/a?sig=x", "https://:pw@h/a"] {
+            assert!(!open(secret), "{secret}");
+        }
     }
 
     #[test]

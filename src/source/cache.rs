@@ -169,6 +169,7 @@ impl Cache {
                 virtual_size: meta.virtual_size,
                 allocated: meta.allocated,
                 sha256: meta.sha256,
+                file_sha256: meta.image_sha256,
                 origin: meta.origin,
                 verified: meta.verified,
                 lock: Some(Arc::new(lock)),

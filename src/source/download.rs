@@ -290,7 +290,7 @@ fn prepare(response: &Response, url: String, partial: &mut Partial) -> Result<()
 }
 
 /// Reads `bytes FROM-TO/TOTAL`, where the total may be `*`.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+pub(super) fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (from, _) = range.split_once('-')?;
     Some((from.parse().ok()?, total.parse().ok()))

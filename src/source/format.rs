@@ -8,7 +8,7 @@ use super::{Format, qcow2, vmdk};
 use crate::error::{Context as _, Error, Kind, Result};
 
 /// How much of a file is looked at. The superblock of btrfs at 64 KiB is the last thing looked for.
-const SEEN: u64 = 64 * 1024 + 128;
+pub(super) const SEEN: u64 = 64 * 1024 + 128;
 
 /// What a file turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +50,11 @@ pub(super) fn detect(path: &Path, shown: &str) -> Result<Content> {
             ),
         }
     })
+}
+
+/// Whether a file that begins like this is a qcow2 image that is complete in itself.
+pub(super) fn is_qcow2(start: &[u8]) -> bool {
+    start.starts_with(qcow2::MAGIC) && qcow2::check(start).is_ok()
 }
 
 enum Refusal {

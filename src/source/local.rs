@@ -53,6 +53,7 @@ pub(super) async fn fetch(path: &Path, resolved: &Resolved, cx: &Context<'_>) ->
                 virtual_size,
                 // `blocks` counts 512 bytes, whatever the file system's own block size.
                 allocated: std::os::unix::fs::MetadataExt::blocks(&metadata) * 512,
+                file_sha256: digests.sha256.clone(),
                 sha256: digests.sha256,
                 origin: resolved.origin.clone(),
                 verified: resolved.verified.clone(),

@@ -20,6 +20,7 @@ mod inventory;
 mod local;
 mod memory;
 mod nixos;
+mod offered;
 mod partial;
 mod qcow2;
 mod resolve;
@@ -39,6 +40,7 @@ pub use fetch::fetch;
 pub use file::{Fetched, file};
 pub use http::{Http, Options};
 pub use inventory::{Cached, CachedFile, CachedImage, FileKind, files, list, remove, sweep};
+pub use offered::{Offered, offered};
 pub use resolve::{Resolved, resolve};
 
 use std::path::PathBuf;
@@ -174,6 +176,8 @@ pub struct BaseImage {
     pub allocated: u64,
     /// sha256 of the image as it was published (before decompression or conversion), lower-case hex.
     pub sha256: String,
+    /// sha256 of the file at `path`, which differs when what was published was unpacked or converted.
+    pub file_sha256: String,
     /// URL or path it came from.
     pub origin: String,
     pub verified: Verified,

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses a part
 
 pub mod clone;
+pub mod node;
 pub mod server;
 pub mod terminal;
 pub mod tls;

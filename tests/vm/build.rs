@@ -221,7 +221,7 @@ fn a_failing_step_ends_the_build_and_the_old_image_stays() {
     lab.imgbuild(&["run", recipe.to_str().unwrap()])
         .with_code(1)
         .saying("error: step `breaks`: exit status 7")
-        .saying("failing.toml:9:1")
+        .saying("failing.toml:10:1")
         .saying("   | the reason")
         .saying("log.txt");
     assert_eq!(

@@ -22,6 +22,8 @@ pub struct Incomplete {
     pub body: Incoming,
     /// How long nothing may come.
     pub patience: Duration,
+    /// How long nothing is read after each piece.
+    pub pause: Duration,
     pub read: u64,
 }
 
@@ -36,6 +38,7 @@ impl Incomplete {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
                         self.read += data.len() as u64;
+                        tokio::time::sleep(self.pause).await;
                         return Ok(Some(data));
                     }
                 }

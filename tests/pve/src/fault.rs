@@ -9,6 +9,8 @@ pub enum What {
     Refused { lasting: Duration },
     /// The connection is reset in the middle of the call's body (before the answer if it has none). Nothing was done.
     CutCall,
+    /// The call's body is read slowly: with a pause after each piece.
+    SlowCall { pause: Duration },
     /// The call is done, and the connection reset in the middle of the answer.
     CutAnswer,
     /// 401 `Authentication failed!`.
@@ -48,7 +50,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// For calls with this method (`*` for any) and this path below `/api2/json`, in which `*` stands for one segment.
+    /// For calls with this method (`*` for any) and this path below `/api2/json`, in which `*` stands for one segment, and
+    /// `**` for all that are left.
     /// It happens to the first of them unless more is said.
     pub fn on(method: &str, pattern: &str) -> Self {
         Fault {
@@ -85,14 +88,18 @@ impl Fault {
     }
 
     fn matches(&self, method: &str, path: &str) -> bool {
+        if self.method != "*" && self.method != method {
+            return false;
+        }
         let mut segments = path.split('/');
-        let mut pattern = self.pattern.split('/');
-        (self.method == "*" || self.method == method)
-            && pattern.by_ref().all(|want| match segments.next() {
-                Some(have) => want == "*" || want == have,
-                None => false,
-            })
-            && segments.next().is_none()
+        for want in self.pattern.split('/') {
+            match (want, segments.next()) {
+                ("**", _) => return true,
+                (want, Some(have)) if want == "*" || want == have => {}
+                _ => return false,
+            }
+        }
+        segments.next().is_none()
     }
 }
 
@@ -146,5 +153,8 @@ mod tests {
         assert_eq!(faults.due("GET", &format!("{path}/x")), None);
         assert_eq!(faults.due("GET", path), Some(What::CutAnswer));
         assert_eq!(faults.due("GET", path), None, "once only");
+        faults.add(Fault::on("*", "/nodes/**"));
+        assert_eq!(faults.due("GET", "/version"), None);
+        assert_eq!(faults.due("POST", path), Some(What::CutCall));
     }
 }

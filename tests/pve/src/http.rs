@@ -98,6 +98,10 @@ impl Connection {
         let mut body = Incomplete {
             body,
             patience: self.cluster.wait(Duration::from_secs(5)),
+            pause: match fault {
+                Some(What::SlowCall { pause }) => pause,
+                _ => Duration::ZERO,
+            },
             read: 0,
         };
         let reply = match under {

@@ -1,34 +1,16 @@
-//! `imgbuild doctor`.
-
-use std::fmt::Write;
-
-use serde_json::json;
+//! What this machine needs to build.
 
 use crate::backend::qemu::{accel, firmware, image};
 use crate::error::{Error, Result};
+use crate::finding::{Finding, State};
 use crate::proc::Program;
 use crate::store::{Dirs, Registry, space};
-use crate::ui::{Screen, bytes};
+use crate::ui::bytes;
 
-/// What was found about one thing.
-struct Finding {
-    what: &'static str,
-    state: State,
-    told: String,
-}
-
-#[derive(PartialEq)]
-enum State {
-    Good,
-    /// Works, but worse than it could.
-    Fair,
-    Missing,
-}
-
-/// Checks this machine; something missing is an error.
-pub async fn run(screen: Screen) -> Result<()> {
+/// Checks this machine.
+pub async fn findings() -> Result<Vec<Finding>> {
     let dirs = Dirs::from_env()?;
-    let findings = [
+    Ok(vec![
         program("qemu-system-x86_64", "qemu-system-x86").await,
         program("qemu-img", "qemu-utils").await,
         program("qemu-io", "qemu-utils").await,
@@ -38,36 +20,7 @@ pub async fn run(screen: Screen) -> Result<()> {
         uefi(),
         room(&dirs),
         registry(&dirs),
-    ];
-    let mut text = String::new();
-    for finding in &findings {
-        let sign = match finding.state {
-            State::Good => "ok     ",
-            State::Fair => "note   ",
-            State::Missing => "MISSING",
-        };
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{sign}  {:<20} {}", finding.what, finding.told);
-    }
-    let list = findings.iter().map(|finding| {
-        let state = match finding.state {
-            State::Good => "ok",
-            State::Fair => "note",
-            State::Missing => "missing",
-        };
-        json!({"what": finding.what, "state": state, "told": finding.told})
-    });
-    screen.result(
-        &text,
-        &json!({"event": "result", "findings": list.collect::<Vec<_>>()}),
-    );
-    match findings
-        .iter()
-        .any(|finding| finding.state == State::Missing)
-    {
-        false => Ok(()),
-        true => Err(Error::new("checking this machine").cause("something is missing, see above")),
-    }
+    ])
 }
 
 async fn version(name: &str) -> Result<String> {
@@ -80,12 +33,12 @@ async fn version(name: &str) -> Result<String> {
 async fn program(what: &'static str, package: &str) -> Finding {
     match version(what).await {
         Ok(version) => Finding {
-            what,
+            what: what.into(),
             state: State::Good,
             told: version,
         },
         Err(error) => Finding {
-            what,
+            what: what.into(),
             state: State::Missing,
             told: format!("{error}; on Debian and Ubuntu: apt-get install {package}"),
         },
@@ -101,19 +54,19 @@ async fn same_version() -> Finding {
     );
     match (system, tools) {
         (Ok(system), Ok(tools)) if system == tools => Finding {
-            what,
+            what: what.into(),
             state: State::Good,
             told: "qemu-system and qemu-img are of one version".into(),
         },
         (Ok(system), Ok(tools)) => Finding {
-            what,
+            what: what.into(),
             state: State::Fair,
             told: format!(
                 "qemu-system is {system}, qemu-img is {tools}; install both from one place"
             ),
         },
         _ => Finding {
-            what,
+            what: what.into(),
             state: State::Missing,
             told: "cannot be compared".into(),
         },
@@ -129,12 +82,12 @@ async fn zstd(dirs: &Dirs) -> Finding {
     };
     match has_zstd {
         Ok(true) => Finding {
-            what,
+            what: what.into(),
             state: State::Good,
             told: "qemu-img compresses with zstd".into(),
         },
         _ => Finding {
-            what,
+            what: what.into(),
             state: State::Fair,
             told: "qemu-img has no zstd: images are written uncompressed".into(),
         },
@@ -150,7 +103,7 @@ fn kvm() -> Finding {
         ),
     };
     Finding {
-        what: "KVM",
+        what: "KVM".into(),
         state,
         told,
     }
@@ -168,7 +121,7 @@ fn uefi() -> Finding {
         }
     };
     Finding {
-        what: "UEFI firmware",
+        what: "UEFI firmware".into(),
         state,
         told,
     }
@@ -189,7 +142,7 @@ fn registry(dirs: &Dirs) -> Finding {
         }
     };
     Finding {
-        what: "registry",
+        what: "registry".into(),
         state,
         told,
     }
@@ -201,7 +154,7 @@ fn room(dirs: &Dirs) -> Finding {
     let free = existing.map(space::free);
     match free {
         Some(Ok(free)) => Finding {
-            what,
+            what: what.into(),
             state: if free < 4 << 30 {
                 State::Fair
             } else {
@@ -210,7 +163,7 @@ fn room(dirs: &Dirs) -> Finding {
             told: format!("{} for {}", bytes(free), dirs.cache.display()),
         },
         _ => Finding {
-            what,
+            what: what.into(),
             state: State::Fair,
             told: format!("unknown for {}", dirs.cache.display()),
         },

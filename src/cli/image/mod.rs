@@ -1,5 +1,7 @@
 //! `imgbuild image`.
 
+mod target;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -29,14 +31,29 @@ enum Action {
         recipes: Vec<PathBuf>,
         #[command(flatten)]
         selection: Selection,
+        #[command(flatten)]
+        place: Place,
     },
     /// List what is in the cache: base images, files that steps fetched, documents of [data]
-    List,
+    List {
+        #[command(flatten)]
+        place: Place,
+    },
     /// Remove an image, a file or a document from the cache
     Rm {
         /// The digest, or its beginning
         digest: String,
+        #[command(flatten)]
+        place: Place,
     },
+}
+
+/// Where the images are.
+#[derive(Debug, Args)]
+struct Place {
+    /// Base images on a target of imgbuild.toml, instead of the cache
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
 }
 
 pub async fn run(
@@ -47,8 +64,18 @@ pub async fn run(
 ) -> Result<()> {
     let dirs = Dirs::from_env()?;
     match arguments.action {
-        Action::Pull { recipes, selection } => {
+        Action::Pull {
+            recipes,
+            selection,
+            place,
+        } => {
             let online = Online::new("image pull", &dirs, &selection, global);
+            if let Some(name) = place.target {
+                return target::pull(
+                    &name, &recipes, &selection, &online, global, screen, interrupt,
+                )
+                .await;
+            }
             for path in &recipes {
                 interrupt
                     .or(pull(path, &selection, &online, screen))
@@ -56,8 +83,14 @@ pub async fn run(
             }
             Ok(())
         }
-        Action::List => list(&dirs, screen),
-        Action::Rm { digest } => {
+        Action::List { place } => match place.target {
+            Some(name) => interrupt.or(target::list(&name, screen)).await,
+            None => list(&dirs, screen),
+        },
+        Action::Rm { digest, place } => {
+            if let Some(name) = place.target {
+                return interrupt.or(target::remove(&name, &digest, screen)).await;
+            }
             let removed = source::remove(&dirs, &digest)?;
             let (digest, allocated, value) = match &removed {
                 Cached::Image(image) => (image.sha256.clone(), image.allocated, value(image)),

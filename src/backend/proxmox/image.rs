@@ -1,0 +1,163 @@
+//! Base images on a node: files of the name `imgbuild-DIGEST12.qcow2` in the storage for imports. One is there once, for all
+//! builds and all machines.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::Proxmox;
+use super::call::Call;
+use super::error::Failure;
+use super::task::{Ended, Upid};
+use crate::error::{Error, Kind, Result};
+use crate::source::Digest;
+
+/// How many digits of its digest an image's name has.
+const DIGITS: usize = 12;
+
+/// How long removing an image may take.
+const REMOVAL: Duration = Duration::from_secs(10 * 60);
+
+/// A base image on a node.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct StoredImage {
+    /// `STORAGE:import/FILE`
+    pub volume: String,
+    /// The first digits of the digest that it is known by.
+    pub digest: String,
+    /// Bytes of the file.
+    pub size: u64,
+}
+
+/// The name of the file for the image that has this digest.
+pub fn file_name(digest: &Digest) -> String {
+    // A digest is at least 64 digits of ASCII.
+    format!("imgbuild-{}.qcow2", &digest.hex[..DIGITS])
+}
+
+/// The digits in such a name.
+fn digits(file: &str) -> Option<&str> {
+    let digits = file.strip_prefix("imgbuild-")?.strip_suffix(".qcow2")?;
+    let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    fits.then_some(digits)
+}
+
+impl Proxmox {
+    /// The base images that imgbuild keeps on the node, by name.
+    pub async fn images(&self) -> Result<Vec<StoredImage>, Failure> {
+        #[derive(Deserialize)]
+        struct Volume {
+            volid: String,
+            size: Option<u64>,
+        }
+        let path = self.node_path(&["storage", &self.target.import, "content"]);
+        let call = Call::get(path).with("content", "import");
+        let volumes: Vec<Volume> = self.client.call(call).await?;
+        let ours = volumes.into_iter().filter_map(|volume| {
+            let (_, file) = volume.volid.split_once(":import/")?;
+            let digest = digits(file)?.to_owned();
+            Some(StoredImage {
+                digest,
+                size: volume.size.unwrap_or_default(),
+                volume: volume.volid,
+            })
+        });
+        let mut images: Vec<_> = ours.collect();
+        images.sort_by(|a, b| a.volume.cmp(&b.volume));
+        Ok(images)
+    }
+
+    /// The image of this file name, if it is there.
+    pub async fn image(&self, file: &str) -> Result<Option<StoredImage>, Failure> {
+        let volume = self.volume(file);
+        let images = self.images().await?;
+        Ok(images.into_iter().find(|image| image.volume == volume))
+    }
+
+    /// What the server calls a file in the storage for imports.
+    pub fn volume(&self, file: &str) -> String {
+        format!("{}:import/{file}", self.target.import)
+    }
+
+    /// The image whose digest begins like this.
+    ///
+    /// Errors: there is none, or there are several ([`Kind::Usage`]).
+    pub async fn image_of(&self, prefix: &str) -> Result<StoredImage> {
+        let doing = format!("looking for the image {prefix} on {}", self.target.name);
+        let images = self.images().await;
+        let images = images.map_err(|failure| failure.during(doing.as_str()))?;
+        // Whoever has the whole digest may give it, as it is shown elsewhere.
+        let digits = prefix.rsplit(':').next().unwrap_or_default();
+        let digits = digits.get(..DIGITS).unwrap_or(digits).to_ascii_lowercase();
+        let mut fitting = images
+            .into_iter()
+            .filter(|image| !digits.is_empty() && image.digest.starts_with(&digits));
+        let fault = |cause: &str| Error::new(doing.as_str()).kind(Kind::Usage).cause(cause);
+        match (fitting.next(), fitting.next()) {
+            (Some(image), None) => Ok(image),
+            (None, _) => Err(fault("there is nothing like that").hint(format!(
+                "`imgbuild image list --target {}` lists what there is",
+                self.target.name
+            ))),
+            (Some(_), Some(_)) => Err(fault("several begin like that")),
+        }
+    }
+
+    /// Removes a volume of the storage for imports. One that is gone already is success.
+    pub async fn remove_volume(&self, volume: &str) -> Result<()> {
+        let doing = || format!("removing {volume} from {}", self.target.name);
+        let path = self.node_path(&["storage", &self.target.import, "content", volume]);
+        let removed = self.client.call::<Option<Upid>>(Call::delete(path)).await;
+        let task = match removed {
+            Ok(task) => task,
+            Err(failure) => {
+                // It may have been heard, or somebody else was first.
+                if self
+                    .is_gone(volume)
+                    .await
+                    .map_err(|again| again.during(doing()))?
+                {
+                    return Ok(());
+                }
+                return Err(failure.during(doing()));
+            }
+        };
+        match task {
+            None => Ok(()),
+            Some(upid) => match self.follow(&upid, REMOVAL).await {
+                Ok(()) => Ok(()),
+                Err(Ended::Untold(error)) => Err(error),
+                Err(Ended::Task(failed)) => match self.is_gone(volume).await {
+                    Ok(true) => Ok(()),
+                    _ => Err(failed.during(doing(), &upid)),
+                },
+            },
+        }
+    }
+
+    async fn is_gone(&self, volume: &str) -> Result<bool, Failure> {
+        let images = self.images().await?;
+        Ok(images.iter().all(|image| image.volume != volume))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Algorithm;
+
+    #[test]
+    fn a_file_is_named_by_the_digest_and_nothing_else_is_taken_for_one() {
+        let digest = Digest::new(Algorithm::Sha256, &"0A".repeat(32)).unwrap();
+        let name = file_name(&digest);
+        assert_eq!(name, "imgbuild-0a0a0a0a0a0a.qcow2");
+        assert_eq!(digits(&name), Some("0a0a0a0a0a0a"));
+        for other in [
+            "debian.qcow2",
+            "imgbuild-0a.qcow2",
+            "imgbuild-0a0a0a0a0a0x.qcow2",
+        ] {
+            assert_eq!(digits(other), None);
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! Proxmox VE, over its HTTP API alone: a client, tasks, and the base images that are kept on a node.
+
+mod call;
+pub mod check;
+mod client;
+mod credentials;
+mod error;
+mod image;
+mod import;
+pub mod leftover;
+mod privilege;
+mod task;
+mod tls;
+mod upload;
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use reqwest::Url;
+
+use crate::error::Result;
+use call::Path;
+use client::Client;
+pub use credentials::Credentials;
+pub use image::StoredImage;
+pub use import::{Brought, import};
+pub use tls::{Fingerprint, Trust};
+
+/// What is used of a server. Names are safe in a path.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// What the project calls it.
+    pub name: String,
+    /// The project file that says so.
+    pub project: PathBuf,
+    /// The server, without the API's path.
+    pub endpoint: Url,
+    /// The node that is worked on.
+    pub node: String,
+    pub trust: Trust,
+    /// The storage for base images.
+    pub import: String,
+    /// The storage for the disks of machines.
+    pub images: Option<String>,
+    /// The storage for the seed volumes of machines.
+    pub iso: Option<String>,
+    /// The bridge that machines are connected to.
+    pub bridge: Option<String>,
+    /// The ids that machines get.
+    pub vmids: Option<RangeInclusive<u32>>,
+}
+
+/// A target and a client for it.
+pub struct Proxmox {
+    pub target: Target,
+    client: Client,
+}
+
+impl Proxmox {
+    /// Nothing is asked of the server yet.
+    pub fn new(target: Target, credentials: Credentials) -> Result<Self> {
+        Ok(Proxmox {
+            client: Client::new(target.endpoint.clone(), &target.trust, credentials)?,
+            target,
+        })
+    }
+
+    /// A path below that of the target's node.
+    fn node_path(&self, rest: &[&str]) -> Path {
+        Path::new(["nodes", self.target.node.as_str()]).join(rest)
+    }
+}
+
+/// Reads an endpoint: `https://HOST:PORT`, where the API's own path may follow, as other tools want it.
+pub fn endpoint(text: &str) -> Result<Url, String> {
+    let mut url = Url::parse(text).map_err(|error| format!("it is no address: {error}"))?;
+    if url.scheme() != "https" {
+        return Err(
+            "an endpoint is an https address: a login must not go over the network in clear".into(),
+        );
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("an endpoint holds no user and no password".into());
+    }
+    let path = url.path().trim_end_matches('/');
+    if !matches!(path, "" | "/api2/json" | "/api2") || url.query().is_some() {
+        return Err(format!(
+            "`{path}` behind the host is no part of an endpoint"
+        ));
+    }
+    url.set_path("/");
+    url.set_fragment(None);
+    Ok(url)
+}

@@ -1,0 +1,139 @@
+//! `imgbuild image … --target NAME`: base images on a target.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::super::recipes::{Online, Selection};
+use super::super::run::clean_up;
+use super::super::{Global, gc, several, target};
+use crate::backend::proxmox::{self, Brought, Proxmox};
+use crate::error::{Error, Result};
+use crate::plan::{Facts, Plan};
+use crate::recipe::Recipe;
+use crate::run::events::Observer;
+use crate::run::{Interrupt, Run};
+use crate::source;
+use crate::ui::{self, Screen, bytes};
+
+/// Brings the base images of recipes to a target, one after the other.
+pub async fn pull(
+    name: &str,
+    paths: &[PathBuf],
+    selection: &Selection,
+    online: &Online<'_>,
+    global: &Global,
+    screen: Screen,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let server = interrupt.or(target::connect(name)).await?;
+    gc::reap_first(online.dirs, screen, interrupt).await?;
+    let observer = ui::observer(global.format(), global.verbose > 0);
+    let mut errors = vec![];
+    let mut wanted = 0;
+    for path in paths {
+        for recipe in interrupt.or(selection.load(path, online)).await? {
+            // An image that is built is not pulled.
+            if recipe.base.recipe.is_some() || recipe.base.image.is_some() {
+                continue;
+            }
+            wanted += 1;
+            let pulled = one(
+                &recipe,
+                &server,
+                online,
+                observer.clone(),
+                screen,
+                interrupt,
+            );
+            if let Err(error) = pulled.await {
+                if interrupt.is_set() {
+                    return Err(error.told());
+                }
+                errors.push(error);
+            }
+        }
+    }
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0).told()),
+        n => Err(several(&format!("{n} of {wanted} images"), &errors).told()),
+    }
+}
+
+/// Brings one image. What it made on the way is removed, however it ends. What is wrong has been told.
+async fn one(
+    recipe: &Recipe,
+    server: &Proxmox,
+    online: &Online<'_>,
+    observer: Arc<dyn Observer>,
+    screen: Screen,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let plan = Plan::new(recipe, &Facts::default());
+    let tell = |error: &Error| screen.error(Some(&plan.name), error);
+    let run = Run::start(&plan.name, online.dirs, interrupt, observer).inspect_err(tell)?;
+    let brought = bring(&plan, server, online, &run).await;
+    // The cause first: cleaning up may take its time.
+    if let Err(error) = &brought {
+        tell(error);
+        run.events.log_only(&error.to_string());
+    }
+    let cleaned = clean_up(&run).await.inspect_err(tell);
+    let brought = brought?;
+    cleaned?;
+    let Brought { image, how } = brought;
+    let text = format!("{}  {}\n", image.digest, image.volume);
+    let value = json!({
+        "event": "result", "target": server.target.name, "digest": image.digest, "volume": image.volume,
+        "size": image.size, "how": how,
+    });
+    screen.result(&text, &value);
+    Ok(())
+}
+
+async fn bring(plan: &Plan, server: &Proxmox, online: &Online<'_>, run: &Run) -> Result<Brought> {
+    let cx = source::Context {
+        events: &run.events,
+        ..online.context()?
+    };
+    let resolving = source::resolve(&plan.source, &cx);
+    let resolved = run.phase("resolve", resolving).await?;
+    proxmox::import(server, &resolved, &cx, run).await
+}
+
+/// Lists the base images on a target.
+pub async fn list(name: &str, screen: Screen) -> Result<()> {
+    let server = target::connect(name).await?;
+    let images = server.images().await;
+    let images =
+        images.map_err(|failure| failure.during(format!("listing the images on {name}")))?;
+    let mut text = String::new();
+    for image in &images {
+        let line = format!(
+            "{}  {:>10}  {}\n",
+            image.digest,
+            bytes(image.size),
+            image.volume
+        );
+        text.push_str(&line);
+    }
+    if text.is_empty() {
+        text = format!("no base images on {name}\n");
+    }
+    let value = json!({"event": "result", "target": name, "images": images});
+    screen.result(&text, &value);
+    Ok(())
+}
+
+/// Removes a base image from a target.
+pub async fn remove(name: &str, digest: &str, screen: Screen) -> Result<()> {
+    let server = target::connect(name).await?;
+    let image = server.image_of(digest).await?;
+    server.remove_volume(&image.volume).await?;
+    let text = format!("removed {} ({})\n", image.volume, bytes(image.size));
+    let value = json!({"event": "result", "target": name, "removed": image});
+    screen.result(&text, &value);
+    Ok(())
+}

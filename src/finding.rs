@@ -1,0 +1,45 @@
+//! What `imgbuild doctor` finds.
+
+/// What was found about one thing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The thing.
+    pub what: String,
+    pub state: State,
+    /// How it is, and what to do if it is not as it should be.
+    pub told: String,
+}
+
+/// How a thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    Good,
+    /// Works, but worse than it could.
+    Fair,
+    Missing,
+}
+
+impl Finding {
+    /// A thing that is as it should be.
+    pub fn good(what: impl Into<String>, told: impl Into<String>) -> Self {
+        Finding::new(what, State::Good, told)
+    }
+
+    /// A thing that works, but worse than it could.
+    pub fn fair(what: impl Into<String>, told: impl Into<String>) -> Self {
+        Finding::new(what, State::Fair, told)
+    }
+
+    /// A thing that is needed and not there.
+    pub fn missing(what: impl Into<String>, told: impl Into<String>) -> Self {
+        Finding::new(what, State::Missing, told)
+    }
+
+    fn new(what: impl Into<String>, state: State, told: impl Into<String>) -> Self {
+        Finding {
+            what: what.into(),
+            state,
+            told: told.into(),
+        }
+    }
+}

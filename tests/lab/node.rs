@@ -1,0 +1,187 @@
+//! A lab with a Proxmox VE node, which the lab's `imgbuild.toml` calls `lab`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+
+use pve_lab::{Inventory, SECRET, Server, Setup, TOKEN};
+
+use super::server::{Server as Web, sha256};
+use super::{Ended, Lab};
+
+/// The name of the variable with the token.
+pub const VARIABLE: &str = "LAB_TOKEN";
+
+/// One node and its project.
+pub struct Node {
+    pub lab: Lab,
+    pub server: Server,
+    before: Inventory,
+}
+
+impl Node {
+    /// The node that `setup` describes, with the fingerprint pinned.
+    pub fn start(name: &str, setup: Setup) -> Self {
+        Node::with(name, setup, "")
+    }
+
+    /// As [`Node::start`], with more lines in the target.
+    pub fn with(name: &str, setup: Setup, lines: &str) -> Self {
+        let (lab, server) = (Lab::new(name), Server::start(setup));
+        let before = server.inventory();
+        let node = Node {
+            lab,
+            server,
+            before,
+        };
+        node.project(&format!(
+            "fingerprint = \"{}\"\n{lines}",
+            node.server.fingerprint()
+        ));
+        node
+    }
+
+    /// Writes the project file, with these lines in the target.
+    pub fn project(&self, lines: &str) {
+        let text = format!(
+            "[targets.lab]\nkind = \"proxmox\"\nendpoint = \"{}\"\nnode = \"pve\"\n\
+             token = {{ env = \"{VARIABLE}\" }}\n{lines}\n[targets.lab.storages]\nimport = \"local\"\n",
+            self.server.url()
+        );
+        self.lab.write("imgbuild.toml", text);
+    }
+
+    /// `imgbuild` with the token in its environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.lab.command(arguments);
+        command.env(VARIABLE, format!("{TOKEN}={SECRET}"));
+        command
+    }
+
+    pub fn imgbuild(&self, arguments: &[&str]) -> Ended {
+        self.command(arguments).output().unwrap().into()
+    }
+
+    /// Brings the base image of a recipe to the node.
+    pub fn pull(&self, recipe: &str) -> Ended {
+        self.imgbuild(&["image", "pull", "--target", "lab", recipe])
+    }
+
+    /// Puts a file into the storage for imports, past imgbuild.
+    pub fn put(&self, file: &str, content: &[u8]) {
+        let path = self.lab.write("put", content);
+        let sent = Command::new("curl")
+            .args(["-sS", "--fail", "-k", "-H"])
+            .arg(format!("Authorization: {}", self.server.authorization()))
+            .args(["-F", "content=import", "-F"])
+            .arg(format!("filename=@{};filename={file}", path.display()))
+            .arg(format!(
+                "{}/api2/json/nodes/pve/storage/local/upload",
+                self.server.url()
+            ))
+            .output()
+            .unwrap();
+        assert!(sent.status.success(), "{sent:?}");
+        while !self.server.inventory().running.is_empty() {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    /// The calls of one method whose path ends so.
+    pub fn calls(&self, method: &str, end: &str) -> usize {
+        let requests = self.server.requests();
+        let wanted = requests
+            .iter()
+            .filter(|request| request.method == method && request.path.ends_with(end));
+        wanted.count()
+    }
+
+    /// The base images on the node, by their names without storage.
+    pub fn images(&self) -> Vec<(String, u64)> {
+        let volumes = self.server.inventory().volumes.into_iter();
+        let images = volumes.filter_map(|(id, size)| {
+            let (_, file) = id.split_once(":import/")?;
+            Some((file.to_owned(), size))
+        });
+        images.collect()
+    }
+
+    /// Asserts that the server has what it had at the beginning, and the lab nothing unfinished.
+    #[track_caller]
+    pub fn assert_nothing_left(&self) {
+        assert_eq!(self.server.inventory(), self.before);
+        self.lab.assert_nothing_left();
+    }
+
+    /// Asserts that nothing is there but this image, and nothing is going on.
+    #[track_caller]
+    pub fn assert_only(&self, file: &str, size: u64) {
+        assert_eq!(self.images(), [(file.to_owned(), size)]);
+        let now = self.server.inventory();
+        assert_eq!((&now.strays, &now.running), (&vec![], &vec![]));
+        self.lab.assert_nothing_left();
+    }
+}
+
+/// A small disk image.
+pub struct Disk {
+    pub bytes: Vec<u8>,
+    pub sha256: String,
+    /// What the node calls it.
+    pub file: String,
+}
+
+impl Disk {
+    /// Makes one in the lab, of one of QEMU's formats.
+    pub fn make(lab: &Lab, name: &str, format: &str) -> Self {
+        let mut bytes: Vec<u8> = (0..2 << 20).map(|at: u32| (at % 251) as u8).collect();
+        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+        let raw = lab.write("disk.source", bytes);
+        let path = lab.path(name);
+        let made = Command::new("qemu-img")
+            .args(["convert", "-f", "raw", "-O", format])
+            .args([&raw, &path])
+            .status();
+        assert!(made.unwrap().success());
+        Disk::of(&path)
+    }
+
+    fn of(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let sha256 = sha256(&bytes);
+        Disk {
+            file: format!("imgbuild-{}.qcow2", &sha256[..12]),
+            bytes,
+            sha256,
+        }
+    }
+
+    pub fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// A vendor's server that has it as `/base.img`.
+    pub fn served(&self) -> Web {
+        Web::start(BTreeMap::from([(
+            "/base.img".to_owned(),
+            self.bytes.clone(),
+        )]))
+    }
+}
+
+/// A recipe on an image at an address.
+pub fn recipe_by_url(lab: &Lab, web: &Web, sha256: &str) -> String {
+    let source = format!("url = \"{}/base.img\"\nsha256 = \"{sha256}\"", web.address);
+    recipe(lab, &source)
+}
+
+/// A recipe on an image in the lab.
+pub fn recipe_by_file(lab: &Lab, name: &str) -> String {
+    recipe(lab, &format!("file = \"{name}\""))
+}
+
+fn recipe(lab: &Lab, source: &str) -> String {
+    let text = format!("[image]\nname = \"web\"\n[source]\n{source}\n");
+    let path = lab.write("web.toml", text);
+    path.to_str().unwrap().to_owned()
+}
