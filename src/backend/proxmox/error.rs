@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 
 use super::tls::Untrusted;
 use crate::error::{Error, chain};
-use crate::text::printable;
 
 /// A request, as errors name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,7 +54,7 @@ pub enum NotSent {
     Tls(String),
 }
 
-/// An answer that is no success.
+/// An answer that is no success. Its texts can be shown as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
@@ -316,7 +315,7 @@ impl fmt::Display for Why {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = printable(self.reason.trim()).replace('\n', " ");
+        let reason = &self.reason;
         match (self.status, self.missing()) {
             (401, _) => write!(f, "401, the server does not know this login ({reason})")?,
             (403, Some(Missing { path, privileges })) => {
@@ -326,7 +325,7 @@ impl fmt::Display for Refusal {
             (status, _) => write!(f, "{status} {reason}")?,
         }
         for (parameter, wrong) in &self.errors {
-            write!(f, "; {parameter}: {}", printable(wrong.trim()))?;
+            write!(f, "; {parameter}: {wrong}")?;
         }
         Ok(())
     }

@@ -238,7 +238,9 @@ impl Proxmox {
         {
             answer = end;
         }
-        let lines = answer.data.iter().map(|line| printable(&line.t));
+        // The server may have sent more than it was asked for.
+        let lines = answer.data.iter().take(SHOWN as usize);
+        let lines = lines.map(|line| printable(&line.t));
         lines.collect::<Vec<_>>().join("\n")
     }
 }
