@@ -314,10 +314,11 @@ impl Import<'_> {
             };
             if failure.why.is_uncertain() {
                 // When the connection breaks in the middle, the server throws away what came. It may also have been just
-                // before the answer.
+                // before the answer. Other builds with this login upload, too.
                 let after = server.tasks(UPLOAD_TASK).await.map_err(failed)?;
-                if let Some(upid) = after.difference(&before).next() {
-                    return Ok(upid.clone());
+                let new = after.difference(&before);
+                if let Some(upid) = server.copying(file, new).await.map_err(failed)? {
+                    return Ok(upid);
                 }
             } else if !failure.why.is_unsent() {
                 return Err(failed(failure));
