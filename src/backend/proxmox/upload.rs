@@ -30,7 +30,7 @@ const AHEAD: usize = 16;
 /// How long the network may take none. The server itself gives up earlier; this is for a network that swallows everything.
 const STALL: Duration = Duration::from_secs(60);
 
-/// How long the server may take to answer when it has everything: it may have to hand it on to another node.
+/// How long the server may take to answer when it has everything: it makes the storage available first.
 const ANSWER: Duration = Duration::from_secs(10 * 60);
 
 /// A file to be sent.
