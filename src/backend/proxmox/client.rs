@@ -19,6 +19,7 @@ use super::credentials::{Credentials, Ticket, ticket_headers, token_headers};
 use super::error::{Failure, Refusal, Request, Why};
 use super::tls::{self, Trust};
 use crate::error::{Error, Result};
+use crate::text::printable;
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -281,13 +282,18 @@ fn refusal(status: u16, reason: String, body: &[u8]) -> Refusal {
         let text = text
             .as_str()
             .map_or_else(|| text.to_string(), str::to_owned);
-        (name.clone(), text)
+        (line(name), line(&text))
     });
     Refusal {
         status,
-        reason,
+        reason: line(&reason),
         errors: errors.collect(),
     }
+}
+
+/// What the server says, as one line that can be shown.
+fn line(text: &str) -> String {
+    printable(text.trim()).replace('\n', " ")
 }
 
 #[cfg(test)]
@@ -301,6 +307,16 @@ mod tests {
         assert_eq!(
             told.to_string(),
             "400 Parameter verification failed.; vmid: VM 100 already exists"
+        );
+        let told = refusal(
+            403,
+            "Permission check failed (/\u{9b}2J\u{1b}[2J, VM.Audit)".into(),
+            b"",
+        );
+        assert_eq!(
+            told.missing().unwrap().path,
+            "/2J",
+            "nothing that moves a terminal's cursor"
         );
         for body in [&b""[..], b"for data too large", b"[]", b"null"] {
             assert_eq!(refusal(596, "x".into(), body).errors.len(), 0);

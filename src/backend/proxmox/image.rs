@@ -38,7 +38,8 @@ pub fn file_name(digest: &Digest) -> String {
 /// The digits in such a name.
 fn digits(file: &str) -> Option<&str> {
     let digits = file.strip_prefix("imgbuild-")?.strip_suffix(".qcow2")?;
-    let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let fits = digits.len() == DIGITS && digits.bytes().all(hex);
     fits.then_some(digits)
 }
 
@@ -54,7 +55,7 @@ impl Proxmox {
         let call = Call::get(path).with("content", "import");
         let volumes: Vec<Volume> = self.client.call(call).await?;
         let ours = volumes.into_iter().filter_map(|volume| {
-            let (_, file) = volume.volid.split_once(":import/")?;
+            let file = volume.volid.strip_prefix(&self.volume(""))?;
             let digest = digits(file)?.to_owned();
             Some(StoredImage {
                 digest,
@@ -156,6 +157,7 @@ mod tests {
             "debian.qcow2",
             "imgbuild-0a.qcow2",
             "imgbuild-0a0a0a0a0a0x.qcow2",
+            "imgbuild-0A0A0A0A0A0A.qcow2",
         ] {
             assert_eq!(digits(other), None);
         }

@@ -185,8 +185,7 @@ impl Import<'_> {
     async fn download(&self, offered: &Offered, file: &str) -> Result<Result<StoredImage>> {
         let doing = format!("downloading {file} to {}", self.server.target.name);
         let asked = self.guard(What::Download { file: file.into() })?;
-        let asking = self.ask_for_download(offered, file).await;
-        let upid = match asking {
+        let upid = match self.ask_for_download(offered, file).await {
             Ok(upid) => upid,
             Err(failure) if failure.why.is_uncertain() => return Err(failure.during(doing)),
             Err(failure) => {
@@ -237,7 +236,8 @@ impl Import<'_> {
         }
     }
 
-    /// Waits for a task of ours. That it failed is told by the inner error. One that does not end is aborted.
+    /// Waits for a task of ours. That it failed is told by the inner error. One that does not end stays in the journal, and
+    /// is aborted when the cause has been told.
     async fn finish(
         &self,
         task: &Resource,
@@ -247,10 +247,7 @@ impl Import<'_> {
         match self.server.follow(upid, deadline).await {
             Ok(()) => self.run.release(task).map(Ok),
             Err(Ended::Task(failed)) => self.run.release(task).map(|()| Err(failed)),
-            Err(Ended::Untold(error)) => {
-                self.run.remove(task).await?;
-                Err(error)
-            }
+            Err(Ended::Untold(error)) => Err(error),
         }
     }
 
@@ -317,10 +314,11 @@ impl Import<'_> {
             };
             if failure.why.is_uncertain() {
                 // When the connection breaks in the middle, the server throws away what came. It may also have been just
-                // before the answer.
+                // before the answer. Other builds with this login upload, too.
                 let after = server.tasks(UPLOAD_TASK).await.map_err(failed)?;
-                if let Some(upid) = after.difference(&before).next() {
-                    return Ok(upid.clone());
+                let new = after.difference(&before);
+                if let Some(upid) = server.copying(file, new).await.map_err(failed)? {
+                    return Ok(upid);
                 }
             } else if !failure.why.is_unsent() {
                 return Err(failed(failure));

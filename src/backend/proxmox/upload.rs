@@ -30,7 +30,7 @@ const AHEAD: usize = 16;
 /// How long the network may take none. The server itself gives up earlier; this is for a network that swallows everything.
 const STALL: Duration = Duration::from_secs(60);
 
-/// How long the server may take to answer when it has everything: it may have to hand it on to another node.
+/// How long the server may take to answer when it has everything: it makes the storage available first.
 const ANSWER: Duration = Duration::from_secs(10 * 60);
 
 /// A file to be sent.
@@ -196,6 +196,7 @@ fn body(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::proxmox::{self, Credentials, Target, Trust};
 
     #[test]
     fn the_form_has_the_shape_that_the_server_reads() {
@@ -214,6 +215,54 @@ mod tests {
              --B\r\nContent-Disposition: form-data; name=\"filename\"; filename=\"imgbuild-0a.qcow2\"\r\n\
              \r\nQFI\r\n--B--\r\n"
         );
+    }
+
+    #[tokio::test]
+    async fn the_task_of_an_upload_is_told_from_those_of_others() {
+        let node = pve_lab::Server::start(pve_lab::Setup::new());
+        let token = format!("{}={}", pve_lab::TOKEN, pve_lab::SECRET);
+        let target = Target {
+            name: "lab".into(),
+            project: "/p/imgbuild.toml".into(),
+            endpoint: proxmox::endpoint(&node.url()).unwrap(),
+            node: "pve".into(),
+            trust: Trust::Fingerprint(node.fingerprint().parse().unwrap()),
+            import: "local".into(),
+            images: None,
+            iso: None,
+            bridge: None,
+            vmids: None,
+        };
+        let login = Credentials::token(&token.into()).unwrap();
+        let server = Proxmox::new(target, login).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, b"QFI\xfb").unwrap();
+        let sha256 = crate::text::hex(&<sha2::Sha256 as sha2::Digest>::digest(b"QFI\xfb"));
+        let events = Events::new("web", vec![]);
+        let mut sent = vec![];
+        for name in ["one.raw", "two.raw"] {
+            let upload = Upload {
+                name,
+                path: &path,
+                sha256: &sha256,
+                size: 4,
+            };
+            match server.upload(&upload, &events).await {
+                Ok(upid) => sent.push(upid),
+                Err(_) => panic!("{name} was not sent"),
+            }
+        }
+        let tasks = server.tasks("imgcopy").await.unwrap();
+        assert_eq!(tasks.len(), 2);
+        for (name, upid) in [
+            ("one.raw", Some(&sent[0])),
+            ("two.raw", Some(&sent[1])),
+            ("x.raw", None),
+        ] {
+            let found = server.copying(name, &tasks).await.unwrap();
+            assert_eq!(found.as_ref(), upid, "{name}");
+        }
     }
 
     #[tokio::test]
