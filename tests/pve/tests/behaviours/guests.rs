@@ -4,9 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use pve_lab::{Server, Setup};
+use pve_lab::{Fault, Server, Setup, What};
 
-use crate::client::{Client, form};
+use crate::client::{Answer, Client, form};
 
 /// Under emulation, with other machines beside it.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -28,50 +28,84 @@ fn until_ssh(server: &Server, vmid: u32) {
     }
 }
 
-#[test]
-fn a_reboot_ends_when_the_guest_is_down() {
+/// Has VM 100 with the tiny guest on this drive, running.
+fn has_guest(client: &Client, drive: &str, more: &[(&str, &str)]) {
     let image = std::env::var_os("IMGBUILD_TEST_TINY");
     let image = image.expect("IMGBUILD_TEST_TINY is not set: run scripts/test");
-    let server = Server::start(Setup::new());
-    let client = Client::new(&server);
     let source = client.has_file("import", "tiny.qcow2", &std::fs::read(image).unwrap());
     let disk = format!("local:0,import-from={source}");
     let vm = [
         ("vmid", "100"),
         ("memory", "256"),
-        ("virtio0", disk.as_str()),
+        (drive, &disk),
         ("net0", "virtio,bridge=vmbr0"),
         ("serial0", "socket"),
     ];
+    let vm = [&vm, more].concat();
     assert_eq!(
         client.task(&client.post("/nodes/pve/qemu", &form(&vm))),
         "OK"
     );
     client.start(100);
+}
+
+/// How a task ends that waits for the guest.
+fn exit(client: &Client, answer: &Answer) -> String {
+    let upid = answer.data().as_str().unwrap().to_owned();
+    let path = format!("/nodes/pve/tasks/{upid}/status");
+    client.until_in(DEADLINE, &path, |task| task["status"] == "stopped");
+    client.exit(&upid)
+}
+
+#[test]
+fn a_reboot_ends_when_the_guest_is_down() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    has_guest(&client, "virtio0", &[]);
     until_ssh(&server, 100);
     let status = client.vm(100, "/status/current");
-    let reboot = client.post(&client.vm(100, "/status/reboot"), "");
-    let upid = reboot.data().as_str().unwrap().to_owned();
-    client.until_in(
-        DEADLINE,
-        &format!("/nodes/pve/tasks/{upid}/status"),
-        |task| task["status"] == "stopped",
-    );
-    assert_eq!(client.exit(&upid), "OK");
+    let reboot = client.post(&client.vm(100, "/status/reboot"), "timeout=200");
+    assert_eq!(exit(&client, &reboot), "OK");
     assert_eq!(client.get(&status).data()["status"], "stopped");
     // Nothing to stop, and it comes all the same.
-    assert_eq!(
-        client.task(&client.post(&client.vm(100, "/status/stop"), "")),
-        "OK"
-    );
+    let stop = client.post(&client.vm(100, "/status/stop"), "");
+    assert_eq!(client.task(&stop), "OK");
     client.until(&status, |vm| vm["status"] == "running");
     until_ssh(&server, 100);
     let down = client.post(&client.vm(100, "/status/shutdown"), "timeout=200");
-    let upid = down.data().as_str().unwrap().to_owned();
-    client.until_in(
-        DEADLINE,
-        &format!("/nodes/pve/tasks/{upid}/status"),
-        |task| task["status"] == "stopped",
+    assert_eq!(exit(&client, &down), "OK");
+}
+
+#[test]
+fn the_agent_tells_where_its_guest_is_reached() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    has_guest(
+        &client,
+        "scsi0",
+        &[("agent", "enabled=1"), ("machine", "q35")],
     );
-    assert_eq!(client.exit(&upid), "OK");
+    let ping = || client.post(&client.vm(100, "/agent/ping"), "");
+    let begin = Instant::now();
+    while ping().status != 200 {
+        assert!(begin.elapsed() < DEADLINE, "{:?}", ping());
+    }
+    server.inject(Fault::on("*", "/nodes/*/qemu/*/agent/*").with(What::AgentSilent));
+    ping().is(500, "QEMU guest agent is not running");
+    let interfaces = client.vm(100, "/agent/network-get-interfaces");
+    let address = format!("\"{}\"", server.address(100));
+    let found = client.until_in(DEADLINE, &interfaces, |found| {
+        found.to_string().contains(&address)
+    });
+    assert!(!found.to_string().contains("10.0.2.15"), "{found}");
+    let command = form(&[("command", "cat"), ("command", "/etc/hostname")]);
+    let pid = client.post(&client.vm(100, "/agent/exec"), &command).data()["pid"].clone();
+    let path = client.vm(100, &format!("/agent/exec-status?pid={pid}"));
+    let ended = client.until(&path, |status| status["exited"] == 1);
+    assert_eq!(
+        (&ended["exitcode"], &ended["out-data"]),
+        (&0.into(), &"tiny\n".into())
+    );
+    let down = client.post(&client.vm(100, "/status/shutdown"), "timeout=200");
+    assert_eq!(exit(&client, &down), "OK");
 }
