@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::task::Upid;
 use super::{Proxmox, Target};
 use crate::error::{Error, Kind, Result};
+use crate::run::Resource;
 
 /// Something on a server that must not outlive the work that it was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,20 @@ impl Place {
     }
 }
 
+impl Proxmox {
+    /// Something on the target, as the journal knows it.
+    pub fn leftover(&self, what: What) -> Resource {
+        Resource::Remote {
+            project: self.target.project.clone(),
+            target: self.target.name.clone(),
+            leftover: Leftover {
+                place: Place::of(&self.target),
+                what,
+            },
+        }
+    }
+}
+
 impl Leftover {
     /// Removes it. What was never made, is gone already, or has become a whole image, which every build shares, is success.
     pub async fn remove(&self, server: &Proxmox) -> Result<()> {
@@ -69,7 +84,7 @@ impl Leftover {
                 let doing = || format!("removing {self}");
                 let found = server.image(file).await;
                 match found.map_err(|failure| failure.during(doing()))? {
-                    Some(image) if image.size != *size => server.remove_volume(&image.volume).await,
+                    Some(image) if image.size != *size => server.remove_image(&image).await,
                     _ => Ok(()),
                 }
             }

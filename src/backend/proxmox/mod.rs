@@ -11,6 +11,7 @@ mod privilege;
 mod task;
 mod tls;
 mod upload;
+mod volume;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
