@@ -7,6 +7,7 @@ mod error;
 mod image;
 mod import;
 pub mod leftover;
+pub mod machine;
 mod privilege;
 mod task;
 mod tls;
