@@ -97,3 +97,62 @@ fn nothing_is_made_where_something_is_missing() {
         .printing_part("MISSING  ids 9000 to 9000");
     assert_eq!(node.calls("POST", "/qemu"), 1, "that of the other machine");
 }
+
+/// The tags of a machine that a build has until this year.
+fn tags(build: &str, year: u32) -> String {
+    format!("imgbuild;imgbuild-{build};imgbuild-until-{year}0101-000000")
+}
+
+#[test]
+fn gc_removes_what_builds_anywhere_have_left_and_nothing_else() {
+    let node = Node::whole("pve gc target", Setup::new(), "9000-9099");
+    node.has_vm(9000, "dead", &tags("20200101-000000-0a0b", 2021));
+    node.has_vm(9001, "alive", &tags("20261125-000000-0a0b", 2999));
+    node.has_vm(9002, "somebody-elses", "");
+    node.has_vm(9003, "a-template", "imgbuild;stable");
+    node.has_vm(9004, "of-no-time", "imgbuild;imgbuild-20200101-000000-0a0b");
+    for file in [
+        "imgbuild-20200101-000000-0a0b-until-20210101-000000.iso",
+        "imgbuild-20261125-000000-0a0b-until-29990101-000000.iso",
+        "debian.iso",
+    ] {
+        node.put_as("iso", file, b"a seed");
+    }
+    let before = node.server.inventory();
+    let ended = node.imgbuild(&["gc", "--target", "lab"]).with_code(0);
+    for said in [
+        "removing the machine 9000 of build 20200101-000000-0a0b",
+        "removing the seed imgbuild-20200101-000000-0a0b-until-20210101-000000.iso",
+        "the machine 9001 of build 20261125-000000-0a0b on pve",
+        "is left alone: its build may go on until 2999-01-01 00:00 UTC",
+    ] {
+        assert!(ended.stderr.contains(said), "{said}:\n{}", ended.stderr);
+    }
+    let now = node.server.inventory();
+    assert_eq!(now.vms, before.vms[1..]);
+    let files = now.volumes.iter().map(|(id, _)| id.as_str());
+    assert_eq!(
+        files.collect::<Vec<_>>(),
+        [
+            "pve/local:iso/debian.iso",
+            "pve/local:iso/imgbuild-20261125-000000-0a0b-until-29990101-000000.iso",
+        ]
+    );
+    node.imgbuild(&["gc", "--target", "lab", "--format", "json"])
+        .with_code(0)
+        .printing_part("\"left-alone\":[\"the machine 9001");
+}
+
+#[test]
+fn what_gc_cannot_remove_is_named() {
+    let node = Node::whole("pve gc refused", Setup::new(), "9000-9099");
+    node.has_vm(9000, "dead", &tags("20200101-000000-0a0b", 2021));
+    let refused = Fault::on("DELETE", "/**").always();
+    node.server.inject(refused.with(What::Error {
+        reason: "no luck".into(),
+    }));
+    node.imgbuild(&["gc", "--target", "lab"])
+        .with_code(1)
+        .saying("500 no luck")
+        .saying("these remain: the machine 9000");
+}

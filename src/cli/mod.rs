@@ -166,7 +166,7 @@ impl Cli {
             Command::Template(arguments) => template::run(&arguments, screen, interrupt).await,
             Command::History(arguments) => history::run(&arguments, screen),
             Command::Registry(arguments) => registry::run(&arguments, screen),
-            Command::Gc(arguments) => gc::run(&arguments, screen).await,
+            Command::Gc(arguments) => gc::run(&arguments, screen, interrupt).await,
             Command::Doctor(arguments) => {
                 doctor::run(&arguments, &self.global, screen, interrupt).await
             }
