@@ -1,5 +1,7 @@
 //! What `imgbuild doctor` finds.
 
+use crate::text::printable;
+
 /// What was found about one thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -36,10 +38,22 @@ impl Finding {
     }
 
     fn new(what: impl Into<String>, state: State, told: impl Into<String>) -> Self {
+        // A server's own words may be in it.
         Finding {
             what: what.into(),
             state,
-            told: told.into(),
+            told: printable(&told.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_cannot_move_a_terminal_s_cursor() {
+        let finding = Finding::missing("node", "did you mean `\u{1b}[2Jpve`?");
+        assert_eq!(finding.told, "did you mean `pve`?");
     }
 }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use lab::node::{Disk, Node, recipe_by_file, recipe_by_url};
-use lab::{Ended, until};
+use lab::{Ended, Lab, until};
 use pve_lab::{Fault, Setup, What};
 
 const UPLOAD: &str = "/nodes/*/storage/*/upload";
@@ -85,6 +85,45 @@ fn the_next_pull_removes_what_a_killed_one_left() {
     assert_eq!(node.images().len(), 1);
     assert_eq!(node.server.inventory().running, Vec::<String>::new());
     node.lab.assert_nothing_left();
+}
+
+/// What a server is that takes connections and says nothing.
+fn silent_server() -> (std::net::TcpListener, String) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("https://{}", listener.local_addr().unwrap());
+    (listener, address)
+}
+
+#[test]
+fn gc_that_waits_for_a_server_is_ended_by_ctrl_c() {
+    let lab = Lab::new("pve gc waits");
+    let (listener, address) = silent_server();
+    let project = lab.write(
+        "imgbuild.toml",
+        format!(
+            "[targets.lab]\nkind = \"proxmox\"\nendpoint = \"{address}\"\nnode = \"pve\"\n\
+             token = {{ env = \"LAB_TOKEN\" }}\nstorages = {{ import = \"local\" }}\n"
+        ),
+    );
+    let build = lab.home().join("state/builds/20260101-000000-0000");
+    std::fs::create_dir_all(&build).unwrap();
+    let left = serde_json::json!({"add": {
+        "kind": "remote", "project": project, "target": "lab",
+        "leftover": {
+            "place": {"endpoint": format!("{address}/"), "node": "pve", "storage": "local"},
+            "what": {"download": {"file": "imgbuild-0a0a0a0a0a0a.qcow2"}},
+        },
+    }});
+    std::fs::write(build.join("journal.jsonl"), format!("{left}\n")).unwrap();
+    let mut command = lab.command(&["gc"]);
+    command.env("LAB_TOKEN", "a@pve!b=c");
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let connection = listener.accept().unwrap();
+    signal(&child, "INT");
+    end(child).with_code(130);
+    drop(connection);
+    assert!(lab.is_journaled("download"), "it is still known");
 }
 
 #[test]
@@ -177,6 +216,7 @@ fn faults() -> Vec<What> {
         What::Refused { lasting },
         What::CutCall,
         What::CutAnswer,
+        What::StrangeAnswer,
         What::Unauthorized,
         What::Forbidden {
             path: "/storage/local".into(),

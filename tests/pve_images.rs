@@ -112,13 +112,15 @@ fn a_name_that_something_else_has_is_refused() {
 }
 
 #[test]
-fn connections_that_break_cost_time_and_nothing_else() {
+fn answers_that_do_not_come_cost_time_and_nothing_else() {
     for (method, path, what, by_url) in [
         ("POST", DOWNLOAD, What::CutCall, true),
         ("POST", DOWNLOAD, What::CutAnswer, true),
         ("POST", DOWNLOAD, What::GatewayTimeout, true),
+        ("POST", DOWNLOAD, What::StrangeAnswer, true),
         ("POST", UPLOAD, What::CutCall, false),
         ("POST", UPLOAD, What::CutAnswer, false),
+        ("POST", UPLOAD, What::StrangeAnswer, false),
         ("GET", "/nodes/*/tasks/*/status", What::CutAnswer, true),
         ("GET", "/nodes/*/tasks/*/status", What::CutAnswer, false),
         ("GET", "/nodes/*/storage/*/content", What::CutCall, true),
@@ -138,6 +140,10 @@ fn connections_that_break_cost_time_and_nothing_else() {
             node.server.requests().iter().any(|request| request.fault),
             "{what:?} {path}"
         );
+        if !matches!(what, What::CutCall) {
+            let asked = node.calls("POST", "/download-url") + node.calls("POST", "/upload");
+            assert_eq!(asked, 1, "what was done is not done again: {what:?} {path}");
+        }
     }
 }
 

@@ -32,7 +32,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Removes what dead builds left.
 pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -> Result<()> {
     let dirs = Dirs::from_env()?;
-    let reaped = reap(&dirs, arguments.kept).await?;
+    // A server may be slow, or not there.
+    let reaped = interrupt.or(reap(&dirs, arguments.kept)).await?;
     Layers::new(&dirs).sweep()?;
     let swept = source::sweep(&dirs)?;
     if swept > 0 {

@@ -2,6 +2,7 @@
 
 mod check;
 mod environment;
+mod secrets;
 mod types;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use toml::de::DeValue;
 
 use crate::backend::proxmox::{self, Credentials, Proxmox};
 use crate::error::{Context, Error, Fault, Faults, Kind, Result, Source, Sources};
-use crate::recipe::document::{self, Table, Texts};
+use crate::recipe::document::{self, Texts};
 use crate::recipe::{Spanned, decode, suggest};
 use crate::secret::{self, SecretSource};
 use environment::Environment;
@@ -83,32 +84,32 @@ impl Project {
     }
 
     fn parse(name: &str, path: PathBuf, text: String) -> Result<Self> {
-        let (texts, mut sources, mut faults) = (Texts::new(), Sources::default(), vec![]);
+        let (texts, mut faults) = (Texts::new(), vec![]);
         let folder = path.parent().map(Path::to_owned).unwrap_or_default();
         let document = document::parse(
             name,
             text.clone(),
             Some(&folder),
             &texts,
-            &mut sources,
+            &mut Sources::default(),
             &mut faults,
         );
+        let mut shown = secrets::masked(&text);
         let targets = document.and_then(|document| {
             let before = faults.len();
-            let shown = refuse_literal_secrets(&document, &text, &mut faults);
+            secrets::refuse_literals(&document, &mut shown, &mut faults);
             if faults.len() > before {
-                // The text is shown with every fault in it.
-                sources = Sources::default();
-                sources.add(Source {
-                    name: name.into(),
-                    text: Arc::from(shown),
-                    folder: Some(Arc::from(folder.as_path())),
-                });
                 return None;
             }
-            let end = text.len();
-            let value = Place::new(0..end, DeValue::Table(document));
+            let value = Place::new(0..text.len(), DeValue::Table(document));
             decode::decode::<types::Project>(value, &mut faults)
+        });
+        // The text is shown with every fault in it.
+        let mut sources = Sources::default();
+        sources.add(Source {
+            name: name.into(),
+            text: Arc::from(shown),
+            folder: Some(Arc::from(folder.as_path())),
         });
         let targets = targets.map(|project| project.targets).unwrap_or_default();
         for target in targets.values() {
@@ -311,30 +312,6 @@ impl Value {
 
 fn text(value: &Option<Spanned<String>>) -> Option<String> {
     value.as_ref().map(|value| value.get_ref().clone())
-}
-
-/// A secret that is written down is a fault, and must not be shown with it: returns the text without them.
-fn refuse_literal_secrets(document: &Table<'_>, text: &str, faults: &mut Vec<Fault>) -> String {
-    let mut shown = text.to_owned();
-    let targets = document
-        .get("targets")
-        .and_then(|targets| targets.get_ref().as_table());
-    let targets = targets.into_iter().flat_map(|targets| targets.values());
-    for target in targets.filter_map(|target| target.get_ref().as_table()) {
-        for name in ["token", "password"] {
-            let Some(value) = target.get(name).filter(|value| value.get_ref().is_str()) else {
-                continue;
-            };
-            let span = value.span();
-            let length = shown.get(span.clone()).map_or(0, str::len);
-            shown.replace_range(span.clone(), &"*".repeat(length));
-            let message = format!("`{name}` stands here in clear");
-            faults.push(Fault::new(span, message).hint(format!(
-                "keep it elsewhere, and write {name} = {{ env = \"NAME\" }}, {{ file = \"PATH\" }} or {{ command = \"…\" }}"
-            )));
-        }
-    }
-    shown
 }
 
 #[cfg(test)]

@@ -122,6 +122,26 @@ fn a_secret_that_stands_in_the_file_is_refused_and_not_shown() {
 }
 
 #[test]
+fn a_secret_beside_another_fault_is_not_shown_either() {
+    for lines in [
+        "token = \"me@pve!ci=hunter2\"\nbridge = \n",
+        "bridge = \ntoken = me@pve!ci=hunter2\n",
+        "api-token = \"me@pve!ci=hunter2\"\n",
+        "token = { value = \"hunter2\" }\n",
+        "password = \"\"\"\nhunter2\"\"\"\n",
+        "endpoint = \"https://root:hunter2@pve:8006\"\n",
+    ] {
+        let error = parse(&format!("{MINIMAL}{lines}")).unwrap_err();
+        let shown = format!("{error:?}");
+        assert!(!shown.contains("hunter2"), "{lines}: {shown}");
+    }
+    let error = parse(&format!(
+        "{MINIMAL}token = {{ env = \"LAB_TOKEN\" }}\nbridge = \n"
+    ));
+    assert!(format!("{:?}", error.unwrap_err()).contains("LAB_TOKEN"));
+}
+
+#[test]
 fn the_environment_fills_in_what_the_file_leaves_out() {
     let all = [
         ("PM_API_URL", "https://pm:8006/api2/json"),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::{Call, Path};
+use super::call::{Call, Path};
 use super::error::{Failure, NotSent, Why};
 use super::privilege::{self, Need};
 use super::{Proxmox, Trust};

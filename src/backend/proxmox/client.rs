@@ -3,11 +3,9 @@
 //! A request is sent again only if it cannot have been processed, or if it is a GET. Whoever changes something and loses the
 //! connection looks first at what became of it.
 
-use std::fmt;
 use std::time::Duration;
 
 use hyper::ext::ReasonPhrase;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use secrecy::{ExposeSecret, SecretString};
@@ -16,10 +14,12 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
+use super::call::{Call, Path, encode};
 use super::credentials::{Credentials, Ticket, ticket_headers, token_headers};
 use super::error::{Failure, Refusal, Request, Why};
 use super::tls::{self, Trust};
 use crate::error::{Error, Result};
+use crate::text::printable;
 
 /// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -30,113 +30,11 @@ const ANSWER: Duration = Duration::from_secs(40);
 /// pveproxy closes a connection that was idle for 5.0 s; one that is used at that moment is lost.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// How often a request is sent, the first time included, if it is known that this does no harm.
-const ATTEMPTS: u32 = 4;
-
 /// The pause before the second attempt; it doubles each time. A restart of pveproxy takes about two seconds.
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// An answer larger than this is none of the API: the largest are lists, of some hundred bytes for each machine.
 const LARGEST: usize = 16 << 20;
-
-/// What stays as it is in paths, queries and forms (RFC 3986, unreserved).
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'_')
-    .remove(b'.')
-    .remove(b'~');
-
-/// Percent-encoding of everything that could mean something.
-pub fn encode(text: &str) -> String {
-    utf8_percent_encode(text, RESERVED).to_string()
-}
-
-/// A path below `/api2/json`, in its segments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Path(Vec<String>);
-
-impl Path {
-    pub fn new<'p>(segments: impl IntoIterator<Item = &'p str>) -> Self {
-        Path(segments.into_iter().map(str::to_owned).collect())
-    }
-
-    /// This path with more segments.
-    pub fn join(mut self, rest: &[&str]) -> Self {
-        self.0
-            .extend(rest.iter().map(|segment| (*segment).to_owned()));
-        self
-    }
-
-    fn encoded(&self) -> String {
-        let segments = self.0.iter().map(|segment| encode(segment));
-        segments.collect::<Vec<_>>().join("/")
-    }
-}
-
-/// As it is shown.
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|segment| write!(f, "/{segment}"))
-    }
-}
-
-/// One call of the API.
-#[derive(Debug, Clone)]
-pub struct Call {
-    method: Method,
-    path: Path,
-    parameters: Vec<(&'static str, String)>,
-    attempts: u32,
-}
-
-impl Call {
-    pub fn get(path: Path) -> Self {
-        Call::of(Method::GET, path)
-    }
-
-    pub fn post(path: Path) -> Self {
-        Call::of(Method::POST, path)
-    }
-
-    pub fn put(path: Path) -> Self {
-        Call::of(Method::PUT, path)
-    }
-
-    pub fn delete(path: Path) -> Self {
-        Call::of(Method::DELETE, path)
-    }
-
-    fn of(method: Method, path: Path) -> Self {
-        Call {
-            method,
-            path,
-            parameters: vec![],
-            attempts: ATTEMPTS,
-        }
-    }
-
-    /// Sends it once only: no answer is an answer, too.
-    pub fn once(self) -> Self {
-        Call {
-            attempts: 1,
-            ..self
-        }
-    }
-
-    /// Adds a parameter. Booleans are `1` and `0`.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.parameters.push((name, value.into()));
-        self
-    }
-
-    fn encoded_parameters(&self) -> String {
-        let pairs = self.parameters.iter();
-        let pairs = pairs.map(|(name, value)| format!("{name}={}", encode(value)));
-        pairs.collect::<Vec<_>>().join("&")
-    }
-}
 
 /// What the API answers with.
 #[derive(Debug, Deserialize)]
@@ -386,33 +284,23 @@ fn refusal(status: u16, reason: String, body: &[u8]) -> Refusal {
         let text = text
             .as_str()
             .map_or_else(|| text.to_string(), str::to_owned);
-        (name.clone(), text)
+        (line(name), line(&text))
     });
     Refusal {
         status,
-        reason,
+        reason: line(&reason),
         errors: errors.collect(),
     }
+}
+
+/// What the server says, as one line that can be shown.
+fn line(text: &str) -> String {
+    printable(text.trim()).replace('\n', " ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn paths_and_parameters_are_encoded_once_and_shown_as_they_are() {
-        let path = Path::new(["nodes", "pve"]).join(&["storage", "local:import/a b.qcow2"]);
-        assert_eq!(
-            path.encoded(),
-            "nodes/pve/storage/local%3Aimport%2Fa%20b.qcow2"
-        );
-        assert_eq!(
-            path.to_string(),
-            "/nodes/pve/storage/local:import/a b.qcow2"
-        );
-        let call = Call::post(path).with("agent", "enabled=1").with("x", "ä&b");
-        assert_eq!(call.encoded_parameters(), "agent=enabled%3D1&x=%C3%A4%26b");
-    }
 
     #[test]
     fn a_refusal_has_the_reason_and_what_is_wrong_with_each_parameter() {
@@ -421,6 +309,16 @@ mod tests {
         assert_eq!(
             told.to_string(),
             "400 Parameter verification failed.; vmid: VM 100 already exists"
+        );
+        let told = refusal(
+            403,
+            "Permission check failed (/\u{9b}2J\u{1b}[2J, VM.Audit)".into(),
+            b"",
+        );
+        assert_eq!(
+            told.missing().unwrap().path,
+            "/2J",
+            "nothing that moves a terminal's cursor"
         );
         for body in [&b""[..], b"for data too large", b"[]", b"null"] {
             assert_eq!(refusal(596, "x".into(), body).errors.len(), 0);

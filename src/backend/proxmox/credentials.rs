@@ -5,7 +5,7 @@ use std::fmt;
 use reqwest::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret, SecretString};
 
-use super::client::encode;
+use super::call::encode;
 
 /// A login. Its secret part is never shown.
 #[derive(Clone)]

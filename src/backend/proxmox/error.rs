@@ -6,7 +6,6 @@ use std::io::ErrorKind;
 
 use super::tls::Untrusted;
 use crate::error::{Error, chain};
-use crate::text::printable;
 
 /// A request, as errors name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,13 +46,15 @@ pub enum NotSent {
     ConnectionRefused,
     /// There is no way to the server, or it has no address.
     Unreachable(String),
+    /// Nothing at all came back in the time that connecting may take.
+    Silent,
     /// The server is not one that is trusted.
     Untrusted { why: String, shown: String },
     /// It does not speak TLS as we do.
     Tls(String),
 }
 
-/// An answer that is no success.
+/// An answer that is no success. Its texts can be shown as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub status: u16,
@@ -103,6 +104,9 @@ impl Why {
         if error.is_timeout() && !error.is_connect() {
             return Why::Lost("the server did not answer in time".into());
         }
+        if error.is_timeout() {
+            return Why::NotSent(NotSent::Silent);
+        }
         let found = cause(&error);
         if !error.is_connect() {
             return Why::Lost(match found {
@@ -123,7 +127,8 @@ impl Why {
         })
     }
 
-    /// Whether it was certainly not processed, and might be if it is sent again.
+    /// Whether it was certainly not processed, and might be if it is sent again. A server that was silent for as long as
+    /// connecting may take is not asked again: whoever waits has waited enough.
     pub fn is_unsent(&self) -> bool {
         match self {
             Why::NotSent(NotSent::ConnectionRefused | NotSent::Unreachable(_)) => true,
@@ -132,10 +137,10 @@ impl Why {
         }
     }
 
-    /// Whether nobody knows if it was processed.
+    /// Whether nobody knows if it was processed. An answer that cannot be read does not tell either.
     pub fn is_uncertain(&self) -> bool {
         match self {
-            Why::Lost(_) => true,
+            Why::Lost(_) | Why::Nonsense(_) => true,
             Why::Refused(refusal) => {
                 matches!(refusal.status, PROXY_TIMEOUT | PROXY_BROKEN | 502..=504)
             }
@@ -268,7 +273,7 @@ impl NotSent {
             NotSent::ConnectionRefused => Some(
                 "Proxmox VE listens on port 8006; `systemctl status pveproxy` on the node tells whether it runs".into(),
             ),
-            NotSent::Unreachable(_) => {
+            NotSent::Unreachable(_) | NotSent::Silent => {
                 Some("is the endpoint in imgbuild.toml right, and is there a way to it (VPN, firewall)?".into())
             }
             NotSent::Untrusted { shown, .. } => Some(format!(
@@ -302,6 +307,7 @@ impl fmt::Display for NotSent {
         match self {
             NotSent::ConnectionRefused => f.write_str("the connection was refused"),
             NotSent::Unreachable(why) => write!(f, "the server cannot be reached: {why}"),
+            NotSent::Silent => f.write_str("the server cannot be reached: nothing answers"),
             NotSent::Untrusted { why, .. } => write!(f, "the server is not trusted: {why}"),
             NotSent::Tls(why) => write!(f, "TLS failed: {why}"),
         }
@@ -321,7 +327,7 @@ impl fmt::Display for Why {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = printable(self.reason.trim()).replace('\n', " ");
+        let reason = &self.reason;
         match (self.status, self.missing()) {
             (401, _) => write!(f, "401, the server does not know this login ({reason})")?,
             (403, Some(Missing { path, privileges })) => {
@@ -331,7 +337,7 @@ impl fmt::Display for Refusal {
             (status, _) => write!(f, "{status} {reason}")?,
         }
         for (parameter, wrong) in &self.errors {
-            write!(f, "; {parameter}: {}", printable(wrong.trim()))?;
+            write!(f, "; {parameter}: {wrong}")?;
         }
         Ok(())
     }

@@ -29,7 +29,8 @@ pub fn file_name(digest: &Digest) -> String {
 /// The digits in such a name.
 fn digits(file: &str) -> Option<&str> {
     let digits = file.strip_prefix("imgbuild-")?.strip_suffix(".qcow2")?;
-    let fits = digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let fits = digits.len() == DIGITS && digits.bytes().all(hex);
     fits.then_some(digits)
 }
 
@@ -38,7 +39,7 @@ impl Proxmox {
     pub async fn images(&self) -> Result<Vec<StoredImage>, Failure> {
         let volumes = self.volumes(&self.target.import, "import").await?;
         let ours = volumes.into_iter().filter_map(|volume| {
-            let (_, file) = volume.id.split_once(":import/")?;
+            let file = volume.id.strip_prefix(&self.volume(""))?;
             let digest = digits(file)?.to_owned();
             Some(StoredImage {
                 digest,
@@ -109,6 +110,7 @@ mod tests {
             "debian.qcow2",
             "imgbuild-0a.qcow2",
             "imgbuild-0a0a0a0a0a0x.qcow2",
+            "imgbuild-0A0A0A0A0A0A.qcow2",
         ] {
             assert_eq!(digits(other), None);
         }

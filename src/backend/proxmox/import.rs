@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::client::Call;
+use super::call::Call;
 use super::error::{Failure, Why};
 use super::image::file_name;
 use super::leftover::What;
@@ -184,8 +184,7 @@ impl Import<'_> {
     async fn download(&self, offered: &Offered, file: &str) -> Result<Result<StoredImage>> {
         let doing = format!("downloading {file} to {}", self.server.target.name);
         let asked = self.guard(What::Download { file: file.into() })?;
-        let asking = self.ask_for_download(offered, file).await;
-        let upid = match asking {
+        let upid = match self.ask_for_download(offered, file).await {
             Ok(upid) => upid,
             Err(failure) if failure.why.is_uncertain() => return Err(failure.during(doing)),
             Err(failure) => {
@@ -236,7 +235,8 @@ impl Import<'_> {
         }
     }
 
-    /// Waits for a task of ours. That it failed is told by the inner error. One that does not end is aborted.
+    /// Waits for a task of ours. That it failed is told by the inner error. One that does not end stays in the journal, and
+    /// is aborted when the cause has been told.
     async fn finish(
         &self,
         task: &Resource,
@@ -246,10 +246,7 @@ impl Import<'_> {
         match self.server.follow(upid, deadline).await {
             Ok(()) => self.run.release(task).map(Ok),
             Err(Ended::Task(failed)) => self.run.release(task).map(|()| Err(failed)),
-            Err(Ended::Untold(error)) => {
-                self.run.remove(task).await?;
-                Err(error)
-            }
+            Err(Ended::Untold(error)) => Err(error),
         }
     }
 

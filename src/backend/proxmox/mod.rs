@@ -1,5 +1,6 @@
 //! Proxmox VE, over its HTTP API alone: a client, tasks, and the base images that are kept on a node.
 
+mod call;
 pub mod check;
 mod client;
 mod credentials;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use crate::error::Result;
+use call::Path;
 use client::Client;
 pub use credentials::Credentials;
 pub use image::StoredImage;
@@ -66,8 +68,8 @@ impl Proxmox {
     }
 
     /// A path below that of the target's node.
-    fn node_path(&self, rest: &[&str]) -> client::Path {
-        client::Path::new(["nodes", self.target.node.as_str()]).join(rest)
+    fn node_path(&self, rest: &[&str]) -> Path {
+        Path::new(["nodes", self.target.node.as_str()]).join(rest)
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::client::{Call, Path};
+use super::call::{Call, Path};
 use super::error::Failure;
 use super::{Proxmox, Target};
 

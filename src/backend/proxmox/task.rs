@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::Proxmox;
-use super::client::Call;
+use super::call::{Call, Path};
 use super::error::Failure;
 use crate::error::{Error, Result};
 use crate::text::printable;
@@ -187,7 +187,7 @@ impl Proxmox {
             Err(failure) => return Err(failure.during(doing())),
             Ok(_) => {}
         }
-        let path = super::client::Path::new(["nodes", upid.node(), "tasks", &upid.0]);
+        let path = Path::new(["nodes", upid.node(), "tasks", &upid.0]);
         let aborted = self.client.call::<()>(Call::delete(path)).await;
         // Whether a lost request was heard shows below.
         if let Err(failure) = aborted
@@ -235,14 +235,14 @@ impl Proxmox {
     }
 
     async fn task_status(&self, upid: &Upid) -> Result<Status, Failure> {
-        let path = super::client::Path::new(["nodes", upid.node(), "tasks", &upid.0, "status"]);
+        let path = Path::new(["nodes", upid.node(), "tasks", &upid.0, "status"]);
         self.client.call(Call::get(path)).await
     }
 
     /// What cannot be had is left out: the task's own word is the cause, this is evidence.
     async fn end_of_log(&self, upid: &Upid) -> String {
         let log = |start: u64| {
-            let path = super::client::Path::new(["nodes", upid.node(), "tasks", &upid.0, "log"]);
+            let path = Path::new(["nodes", upid.node(), "tasks", &upid.0, "log"]);
             let call = Call::get(path)
                 .with("start", start.to_string())
                 .with("limit", SHOWN.to_string());
@@ -256,7 +256,9 @@ impl Proxmox {
         {
             answer = end;
         }
-        let lines = answer.data.iter().map(|line| printable(&line.t));
+        // The server may have sent more than it was asked for.
+        let lines = answer.data.iter().take(SHOWN as usize);
+        let lines = lines.map(|line| printable(&line.t));
         lines.collect::<Vec<_>>().join("\n")
     }
 }

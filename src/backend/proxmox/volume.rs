@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Proxmox;
-use super::client::Call;
+use super::call::Call;
 use super::error::Failure;
 use super::task::{Ended, Upid};
 use crate::error::Result;

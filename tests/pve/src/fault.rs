@@ -13,6 +13,8 @@ pub enum What {
     SlowCall { pause: Duration },
     /// The call is done, and the connection reset in the middle of the answer.
     CutAnswer,
+    /// The call is done, and something on the way puts a page of its own in the answer's place.
+    StrangeAnswer,
     /// 401 `Authentication failed!`.
     Unauthorized,
     /// 403 `Permission check failed (PATH, PRIVILEGE)`.

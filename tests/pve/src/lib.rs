@@ -16,7 +16,8 @@
 //!     .bridge("vmbr1")
 //!     .token("poor@pve!ci", "11111111-2222-3333-4444-555555555555")
 //!     .grant("/vms", "poor@pve!ci", &["VM.Audit"])
-//!     .pace(20);
+//!     .pace(20)
+//!     .release(9); // other privileges for the agent than 8.x
 //! let server = Server::start(setup);
 //!
 //! server.url();            // https://127.0.0.1:PORT, without /api2/json
@@ -54,7 +55,16 @@
 //! and `agent/network-get-interfaces` gives it in the place of 10.0.2.15. At this address the port [`Setup::ssh_port`] (2222, so
 //! that nobody must be root) leads to port 22 of the guest. A recipe for such a guest says `[ssh] port = 2222`.
 //!
-//! What stands for "the guest" is `machine.rs` alone.
+//! The guest that `scripts/make-tiny-image` makes has an agent, boots from SCSI and virtio, and reads a seed from a CD-ROM drive.
+//!
+//! What stands for "the guest" is `machine` alone.
+//!
+//! # What is not as on the real one
+//!
+//! - TPM, firewall, VLANs, MTU and PCI devices stay in the configuration: nothing comes of them.
+//! - Drives and network cards of a VM that runs are not plugged or unplugged, but pending until it stops.
+//! - There are no snapshots, no consoles over the API, no migration of what runs, and no storages but folders.
+//! - Checksums are SHA-2's. A 401 comes at once, and not after 3 s.
 
 mod access;
 mod behaviour;

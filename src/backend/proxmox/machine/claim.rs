@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::site::Site;
 use crate::backend::proxmox::Proxmox;
-use crate::backend::proxmox::client::Call;
+use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::leftover::What;
 use crate::backend::proxmox::task::{Ended, Upid};

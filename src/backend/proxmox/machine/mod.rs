@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::client::Call;
+use super::call::Call;
 use super::leftover::What;
 use super::task::Ended;
 use super::upload::Upload;

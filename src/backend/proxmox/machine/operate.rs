@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use super::hardware;
 use super::lease::{self, Lease};
 use crate::backend::proxmox::Proxmox;
-use crate::backend::proxmox::client::{Call, Path};
+use crate::backend::proxmox::call::{Call, Path};
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::task::{Ended, Upid};
 use crate::error::Result;

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::operate::OPERATION;
 use crate::backend::proxmox::Proxmox;
-use crate::backend::proxmox::client::Call;
+use crate::backend::proxmox::call::Call;
 use crate::error::{Error, Result};
 
 /// How long removing a machine with its disks may take.

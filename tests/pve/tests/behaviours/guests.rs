@@ -1,9 +1,10 @@
 //! With a real guest, the tiny one that `scripts/make-tiny-image` makes.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Cursor, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 use pve_lab::{Fault, Server, Setup, What};
 
 use crate::client::{Answer, Client, form};
@@ -49,6 +50,22 @@ fn has_guest(client: &Client, drive: &str, more: &[(&str, &str)]) {
     client.start(100);
 }
 
+/// A seed for a CD-ROM drive, which has sectors of 2048 bytes.
+fn seed(meta: &str) -> Vec<u8> {
+    let mut disk = Cursor::new(vec![0; 1 << 20]);
+    let options = FormatVolumeOptions::new()
+        .volume_label(*b"CIDATA     ")
+        .bytes_per_sector(2048);
+    fatfs::format_volume(&mut disk, options).unwrap();
+    let system = FileSystem::new(&mut disk, FsOptions::new()).unwrap();
+    for (name, text) in [("user-data", "{}"), ("meta-data", meta)] {
+        let mut file = system.root_dir().create_file(name).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+    system.unmount().unwrap();
+    disk.into_inner()
+}
+
 /// How a task ends that waits for the guest.
 fn exit(client: &Client, answer: &Answer) -> String {
     let upid = answer.data().as_str().unwrap().to_owned();
@@ -80,11 +97,14 @@ fn a_reboot_ends_when_the_guest_is_down() {
 fn the_agent_tells_where_its_guest_is_reached() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);
-    has_guest(
-        &client,
-        "scsi0",
-        &[("agent", "enabled=1"), ("machine", "q35")],
-    );
+    let seed = client.has_file("iso", "seed.iso", &seed(r#"{"local-hostname": "seeded"}"#));
+    let seed = format!("{seed},media=cdrom");
+    let more = [
+        ("agent", "enabled=1"),
+        ("machine", "q35"),
+        ("scsi1", seed.as_str()),
+    ];
+    has_guest(&client, "scsi0", &more);
     let ping = || client.post(&client.vm(100, "/agent/ping"), "");
     let begin = Instant::now();
     while ping().status != 200 {
@@ -104,7 +124,7 @@ fn the_agent_tells_where_its_guest_is_reached() {
     let ended = client.until(&path, |status| status["exited"] == 1);
     assert_eq!(
         (&ended["exitcode"], &ended["out-data"]),
-        (&0.into(), &"tiny\n".into())
+        (&0.into(), &"seeded\n".into())
     );
     let down = client.post(&client.vm(100, "/status/shutdown"), "timeout=200");
     assert_eq!(exit(&client, &down), "OK");
