@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::Proxmox;
 use super::call::{Call, Path};
+use super::client::Answer;
 use super::error::Failure;
 use crate::error::{Error, Result};
 use crate::text::printable;
@@ -33,6 +34,12 @@ const ABORT: Duration = Duration::from_secs(30);
 
 /// How many lines of a failed task's log are shown.
 const SHOWN: u64 = 10;
+
+/// What is before the path in the log of an upload's task (PVE::API2::Storage::Status in pve-storage).
+const TARGET: &str = "target file: ";
+
+/// How long the node may take to compare an upload's checksum.
+const CHECKSUM: Duration = Duration::from_secs(10 * 60);
 
 /// The name of a task: `UPID:NODE:PID:PSTART:STARTTIME:TYPE:ID:USER:`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -234,25 +241,61 @@ impl Proxmox {
             .collect())
     }
 
+    /// The one of these tasks that puts `file` in its place. The name of such a task does not tell, but its log does as soon as
+    /// the checksum has been compared.
+    pub async fn copying<'u>(
+        &self,
+        file: &str,
+        tasks: impl IntoIterator<Item = &'u Upid>,
+    ) -> Result<Option<Upid>, Failure> {
+        for upid in tasks {
+            if self.copied(upid).await?.as_deref() == Some(file) {
+                return Ok(Some(upid.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The name of the file that an upload's task copies; `None` if it ends before, or is silent for as long as that takes.
+    async fn copied(&self, upid: &Upid) -> Result<Option<String>, Failure> {
+        let began = Instant::now();
+        loop {
+            // Before its log, which is whole then.
+            let ended = self.task_status(upid).await?.ended().is_some();
+            let log = self.log(upid, 0).await?.data;
+            let mut targets = log.iter().filter_map(|line| line.t.strip_prefix(TARGET));
+            if let Some(path) = targets.next() {
+                return Ok(path.rsplit('/').next().map(str::to_owned));
+            }
+            let elapsed = began.elapsed();
+            if ended || elapsed > CHECKSUM {
+                return Ok(None);
+            }
+            tokio::time::sleep(pace(elapsed)).await;
+        }
+    }
+
     async fn task_status(&self, upid: &Upid) -> Result<Status, Failure> {
         let path = Path::new(["nodes", upid.node(), "tasks", &upid.0, "status"]);
         self.client.call(Call::get(path)).await
     }
 
+    /// Some lines of a task's log, from `start` on.
+    async fn log(&self, upid: &Upid, start: u64) -> Result<Answer<Vec<Line>>, Failure> {
+        let path = Path::new(["nodes", upid.node(), "tasks", &upid.0, "log"]);
+        let call = Call::get(path)
+            .with("start", start.to_string())
+            .with("limit", SHOWN.to_string());
+        self.client.answer(call).await
+    }
+
     /// What cannot be had is left out: the task's own word is the cause, this is evidence.
     async fn end_of_log(&self, upid: &Upid) -> String {
-        let log = |start: u64| {
-            let path = Path::new(["nodes", upid.node(), "tasks", &upid.0, "log"]);
-            let call = Call::get(path)
-                .with("start", start.to_string())
-                .with("limit", SHOWN.to_string());
-            self.client.answer::<Vec<Line>>(call)
-        };
-        let Ok(mut answer) = log(0).await else {
+        let Ok(mut answer) = self.log(upid, 0).await else {
             return String::new();
         };
         if let Some(total) = answer.total.filter(|total| *total > SHOWN)
-            && let Ok(end) = log(total - SHOWN).await
+            && let Ok(end) = self.log(upid, total - SHOWN).await
         {
             answer = end;
         }

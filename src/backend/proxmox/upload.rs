@@ -89,10 +89,11 @@ impl Proxmox {
             };
             if failure.why.is_uncertain() {
                 // When the connection breaks in the middle, the server throws away what came. It may also have been just
-                // before the answer.
+                // before the answer. Other builds with this login upload, too.
                 let after = self.tasks(TASK).await.map_err(failed)?;
-                if let Some(upid) = after.difference(&before).next() {
-                    return Ok(upid.clone());
+                let new = after.difference(&before);
+                if let Some(upid) = self.copying(upload.name, new).await.map_err(failed)? {
+                    return Ok(upid);
                 }
             } else if !failure.why.is_unsent() {
                 return Err(failed(failure));
@@ -234,6 +235,7 @@ fn body(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::proxmox::{self, Credentials, Target, Trust};
 
     #[test]
     fn the_form_has_the_shape_that_the_server_reads() {
@@ -254,6 +256,53 @@ mod tests {
              --B\r\nContent-Disposition: form-data; name=\"filename\"; filename=\"imgbuild-0a.qcow2\"\r\n\
              \r\nQFI\r\n--B--\r\n"
         );
+    }
+
+    #[tokio::test]
+    async fn the_task_of_an_upload_is_told_from_those_of_others() {
+        let node = pve_lab::Server::start(pve_lab::Setup::new());
+        let token = format!("{}={}", pve_lab::TOKEN, pve_lab::SECRET);
+        let target = Target {
+            name: "lab".into(),
+            project: "/p/imgbuild.toml".into(),
+            endpoint: proxmox::endpoint(&node.url()).unwrap(),
+            node: "pve".into(),
+            trust: Trust::Fingerprint(node.fingerprint().parse().unwrap()),
+            import: "local".into(),
+            images: None,
+            iso: None,
+            bridge: None,
+            vmids: None,
+        };
+        let login = Credentials::token(&token.into()).unwrap();
+        let server = Proxmox::new(target, login).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x");
+        std::fs::write(&path, b"QFI\xfb").unwrap();
+        let sha256 = crate::text::hex(&<sha2::Sha256 as sha2::Digest>::digest(b"QFI\xfb"));
+        let events = Events::new("web", vec![]);
+        let mut sent = vec![];
+        for name in ["one.raw", "two.raw"] {
+            let upload = Upload {
+                storage: "local",
+                content: "import",
+                name,
+                path: &path,
+                sha256: &sha256,
+                size: 4,
+            };
+            sent.push(server.upload(&upload, "sending", &events).await.unwrap());
+        }
+        let tasks = server.tasks("imgcopy").await.unwrap();
+        assert_eq!(tasks.len(), 2);
+        for (name, upid) in [
+            ("one.raw", Some(&sent[0])),
+            ("two.raw", Some(&sent[1])),
+            ("x.raw", None),
+        ] {
+            let found = server.copying(name, &tasks).await.unwrap();
+            assert_eq!(found.as_ref(), upid, "{name}");
+        }
     }
 
     #[tokio::test]

@@ -106,6 +106,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "`my iso+file.iso` is stored as `my_iso_file.iso`."),
     row(UPLOADS, "a_wrong_checksum_fails_in_the_task", Observed,
         "An upload with a wrong checksum is answered 200 with a UPID. Its task fails, and the file does not come to be."),
+    row(UPLOADS, "an_upload_names_its_file_in_its_task_s_log", Read,
+        "An upload's UPID has no id. The log says `target file: PATH`, once the checksum is right."),
     row(UPLOADS, "an_upload_with_a_ticket_needs_no_csrf_token", Read,
         "Uploads are the only calls other than GET that a ticket is enough for."),
     row(UPLOADS, "a_download_replaces_nothing", Observed,

@@ -47,6 +47,7 @@ pub async fn upload(context: Context) -> Reply {
             worker.log("calculating checksum...OK, checksum verified");
         }
         looks_right(&file.0, &wanted)?;
+        worker.log(format!("target file: {}", wanted.path.display()));
         worker.middle().await?;
         keep(&worker, &wanted, &file.0).map_err(|error| {
             format!(

@@ -197,6 +197,24 @@ fn a_wrong_checksum_fails_in_the_task() {
 }
 
 #[test]
+fn an_upload_names_its_file_in_its_task_s_log() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let form = Form::new().field("content", "iso").file("a.iso", b"x");
+    let sent = client.upload(form).unwrap();
+    let upid = sent.data().as_str().unwrap().to_owned();
+    assert!(upid.contains(":imgcopy::"), "{upid}");
+    assert_eq!(client.task(&sent), "OK");
+    let log = client.get(&format!("/nodes/pve/tasks/{upid}/log")).data();
+    let lines = log.as_array().unwrap().iter();
+    let mut lines = lines.filter_map(|line| line["t"].as_str());
+    assert!(
+        lines.any(|line| line.starts_with("target file: /") && line.ends_with("/a.iso")),
+        "{log}"
+    );
+}
+
+#[test]
 fn an_upload_with_a_ticket_needs_no_csrf_token() {
     let server = Server::start(Setup::new().user("root@pam", "password"));
     let mut client = Client::new(&server);
