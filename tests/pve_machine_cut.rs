@@ -4,6 +4,7 @@ mod lab;
 
 use std::collections::BTreeSet;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use lab::node::{Disk, Node};
@@ -264,34 +265,65 @@ fn faults(method: &str) -> Vec<What> {
     faults
 }
 
+/// What goes wrong in one run: this call of this kind, in this way.
+struct Row {
+    method: String,
+    path: String,
+    nth: u32,
+    what: What,
+}
+
+fn rows() -> Vec<Row> {
+    let kinds = kinds_of_call();
+    assert!(kinds.len() > 10, "{kinds:?}");
+    let mut rows = vec![];
+    for (method, path) in kinds {
+        // Each task is asked for; the first are those of the seed, the machine, its disk and its start.
+        let times = match path.contains("/tasks/") {
+            true => 6,
+            false => 1,
+        };
+        for nth in 1..=times {
+            rows.extend(faults(&method).into_iter().map(|what| Row {
+                method: method.clone(),
+                path: path.clone(),
+                nth,
+                what,
+            }));
+        }
+    }
+    rows
+}
+
 #[test]
 fn whatever_goes_wrong_with_any_call_nothing_stays() {
     println!("call, fault: exit code, whether gc was needed");
-    let kinds = kinds_of_call();
-    assert!(kinds.len() > 10, "{kinds:?}");
-    let (mut rows, mut by_gc) = (0, 0);
-    for (method, path) in &kinds {
-        // Each task is asked for; the first are those of the seed, the machine, its disk and its start.
-        let times = if path.ends_with("/status") && path.contains("/tasks/") {
-            6
-        } else {
-            1
-        };
-        for nth in 1..=times {
-            for what in faults(method) {
-                rows += 1;
-                by_gc += usize::from(goes_wrong(method, path, nth, &what));
-            }
+    let rows = rows();
+    let (next, by_gc) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    // A run waits most of its time.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    by_gc.fetch_add(usize::from(goes_wrong(row)), Ordering::Relaxed);
+                }
+            });
         }
-    }
-    println!("{rows} rows, {by_gc} of them by gc");
+    });
+    println!("{} rows, {} of them by gc", rows.len(), by_gc.into_inner());
 }
 
 /// Lets one call of a boot go wrong, and tells whether it was `gc` that removed what was left.
-fn goes_wrong(method: &str, path: &str, nth: u32, what: &What) -> bool {
+fn goes_wrong(row: &Row) -> bool {
+    let Row {
+        method,
+        path,
+        nth,
+        what,
+    } = row;
     let name = format!("{method} {path} {nth}: {what:?}");
     let place = Place::prepare(&name, 50);
-    let fault = Fault::on(method, path).nth(nth).with(what.clone());
+    let fault = Fault::on(method, path).nth(*nth).with(what.clone());
     place.node.server.inject(fault);
     let ended = end(place.start());
     assert!(
