@@ -3,25 +3,15 @@
 mod lab;
 
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lab::node::{Disk, Node, recipe_by_file, recipe_by_url};
-use lab::{Ended, Lab};
+use lab::{Ended, Lab, until};
 use pve_lab::{Fault, Setup, What};
 
 const UPLOAD: &str = "/nodes/*/storage/*/upload";
 const DOWNLOAD: &str = "/nodes/*/storage/*/download-url";
 const ANY: &str = "/**";
-
-/// Waits for something that nothing else tells of.
-#[track_caller]
-fn until(what: &str, is_so: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is_so() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
 
 fn start(node: &Node, recipe: &str) -> Child {
     let mut command = node.command(&["image", "pull", "--target", "lab", recipe]);
@@ -39,14 +29,6 @@ fn end(child: Child) -> Ended {
     child.wait_with_output().unwrap().into()
 }
 
-/// Whether the journal of a build names this.
-fn is_journaled(lab: &Lab, text: &str) -> bool {
-    let builds = std::fs::read_dir(lab.home().join("state/builds"));
-    let journals = builds.into_iter().flatten().flatten();
-    let texts = journals.map(|build| std::fs::read_to_string(build.path().join("journal.jsonl")));
-    texts.flatten().any(|journal| journal.contains(text))
-}
-
 /// A node whose task for `path` never ends, and a pull that waits for it.
 fn hanging(name: &str, path: &str) -> (Node, Child) {
     let node = Node::start(name, Setup::new());
@@ -60,7 +42,7 @@ fn hanging(name: &str, path: &str) -> (Node, Child) {
     };
     let child = start(&node, &recipe);
     until("the task never ran", || {
-        !node.server.inventory().running.is_empty() && is_journaled(&node.lab, "upid")
+        !node.server.inventory().running.is_empty() && node.lab.is_journaled("upid")
     });
     (node, child)
 }
@@ -141,7 +123,7 @@ fn gc_that_waits_for_a_server_is_ended_by_ctrl_c() {
     signal(&child, "INT");
     end(child).with_code(130);
     drop(connection);
-    assert!(is_journaled(&lab, "download"), "it is still known");
+    assert!(lab.is_journaled("download"), "it is still known");
 }
 
 #[test]

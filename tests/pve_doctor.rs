@@ -7,19 +7,8 @@ use pve_lab::{BUILDER, Fault, Setup, Storage, TOKEN, What};
 
 const DOCTOR: [&str; 3] = ["doctor", "--target", "lab"];
 
-/// A target that names all that there is to name.
-const WHOLE: &str = "bridge = \"vmbr0\"\nvmid-range = \"9000-9099\"\nstorages.images = \"local\"\nstorages.iso = \"local\"";
-
 fn whole(name: &str, setup: Setup) -> Node {
-    let node = Node::start(name, setup);
-    let text = format!(
-        "[targets.lab]\nkind = \"proxmox\"\nendpoint = \"{}\"\nnode = \"pve\"\ntoken = {{ env = \"LAB_TOKEN\" }}\n\
-         fingerprint = \"{}\"\nstorages.import = \"local\"\n{WHOLE}\n",
-        node.server.url(),
-        node.server.fingerprint()
-    );
-    node.lab.write("imgbuild.toml", text);
-    node
+    Node::whole(name, setup, "9000-9099")
 }
 
 #[test]

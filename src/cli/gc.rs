@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde_json::json;
 
+use super::target;
+use crate::backend::proxmox::machine::Found;
 use crate::error::{Error, Result};
 use crate::run::Interrupt;
-use crate::run::gc::{Reaped, prune, reap};
+use crate::run::gc::{Reaped, is_alive, prune, reap};
 use crate::source;
 use crate::store::{Dirs, Layers, Registry};
 use crate::ui::{Screen, bytes};
@@ -20,6 +22,9 @@ pub struct Arguments {
     /// Remove the logs of builds that ended longer ago than this
     #[arg(long, value_name = "DAYS", default_value = "30")]
     logs_older_than: u32,
+    /// Also remove what builds on any computer have left on a target of imgbuild.toml
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -45,10 +50,14 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
             "removed the logs of {builds} builds, older than {days} days"
         ));
     }
+    let found = match &arguments.target {
+        Some(name) => Some(interrupt.or(on_target(name, &dirs, screen)).await?),
+        None => None,
+    };
     let names = |resources: Vec<String>| serde_json::Value::from(resources);
     let removed = reaped.iter().flat_map(|build| &build.removed);
     let remaining = reaped.iter().flat_map(|build| &build.remaining);
-    let value = json!({
+    let mut value = json!({
         "event": "result",
         "removed": names(removed.map(ToString::to_string).collect()),
         "remaining": names(remaining.map(|(resource, _)| resource.to_string()).collect()),
@@ -56,12 +65,23 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
         "swept-bytes": swept,
         "logs": pruned,
     });
-    let text = match reaped.is_empty() && swept == 0 && pruned.is_empty() {
+    if let Some(found) = &found {
+        let remaining = found.remaining.iter().map(|(what, _)| what.clone());
+        value["target"] = json!({
+            "name": found.name, "removed": found.removed, "left-alone": found.left_alone,
+            "remaining": remaining.collect::<Vec<_>>(),
+        });
+    }
+    let nothing_there = found.as_ref().is_none_or(OnTarget::is_empty);
+    let text = match reaped.is_empty() && swept == 0 && pruned.is_empty() && nothing_there {
         true => "nothing was left behind\n",
         false => "",
     };
     screen.result(text, &value);
     tell(&reaped, screen)?;
+    if let Some(found) = found {
+        found.verdict(screen)?;
+    }
     // Opening it brings to an end what was being built or removed.
     if let Some(registry) = Registry::open_existing(&dirs)? {
         for left in &registry.unfinished {
@@ -69,6 +89,69 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
         }
     }
     Ok(())
+}
+
+/// What was found on a target of builds on any computer, by name.
+struct OnTarget {
+    name: String,
+    removed: Vec<String>,
+    /// Its build may not be over.
+    left_alone: Vec<String>,
+    /// With why it could not be removed.
+    remaining: Vec<(String, Error)>,
+}
+
+impl OnTarget {
+    fn is_empty(&self) -> bool {
+        self.removed.is_empty() && self.left_alone.is_empty() && self.remaining.is_empty()
+    }
+
+    /// Reports what could not be removed, which is an error.
+    fn verdict(self, screen: Screen) -> Result<()> {
+        for (_, error) in &self.remaining {
+            screen.note(&error.to_string());
+        }
+        match self.remaining.is_empty() {
+            true => Ok(()),
+            false => {
+                let names: Vec<_> = self.remaining.into_iter().map(|(what, _)| what).collect();
+                let doing = format!("removing what builds have left on {}", self.name);
+                Err(Error::new(doing).cause(format!("these remain: {}", names.join(", "))))
+            }
+        }
+    }
+}
+
+/// Removes what builds on any computer have left on a target: those that are over by what they have said themselves.
+async fn on_target(name: &str, dirs: &Dirs, screen: Screen) -> Result<OnTarget> {
+    let server = target::connect(name).await?;
+    let all = server.of_builds().await;
+    let all = all.map_err(|failure| {
+        failure.during(format!("looking for what builds have left on {name}"))
+    })?;
+    let mut found = OnTarget {
+        name: name.to_owned(),
+        removed: vec![],
+        left_alone: vec![],
+        remaining: vec![],
+    };
+    for Found { lease, resource } in all {
+        let until = lease.until.strftime("%F %R UTC");
+        let what = resource.to_string();
+        if !lease.is_over() || is_alive(dirs, &lease.build)? {
+            screen.note(&format!(
+                "{what} is left alone: its build may go on until {until}"
+            ));
+            found.left_alone.push(what);
+            continue;
+        }
+        screen.note(&format!("removing {what}, whose build was over by {until}"));
+        match resource.remove().await {
+            Ok(()) => found.removed.push(what),
+            Err(error) => found.remaining.push((what, error)),
+        }
+    }
+    Ok(found)
 }
 
 /// Removes what dead builds left, before something else is made.

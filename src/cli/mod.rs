@@ -167,7 +167,9 @@ impl Cli {
             Command::History(arguments) => history::run(&arguments, screen),
             Command::Registry(arguments) => registry::run(&arguments, screen),
             Command::Gc(arguments) => gc::run(&arguments, screen, interrupt).await,
-            Command::Doctor(arguments) => doctor::run(&arguments, screen, interrupt).await,
+            Command::Doctor(arguments) => {
+                doctor::run(&arguments, &self.global, screen, interrupt).await
+            }
             Command::Completions { shell } => completions(shell),
             Command::Man { folder } => man(folder),
         }

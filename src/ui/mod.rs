@@ -9,7 +9,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 
 use crate::run::events::Observer;
-pub use report::{Screen, ago, bytes};
+pub use report::{Screen, ago, bytes, duration};
 
 /// For whom output is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]

@@ -63,6 +63,17 @@ pub fn today() -> usize {
     }
 }
 
+/// Waits for something that nothing else tells of.
+#[track_caller]
+pub fn until(what: &str, is_so: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        let elapsed = began.elapsed();
+        assert!(elapsed < std::time::Duration::from_secs(60), "{what}");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
 /// How a command ended.
 pub struct Ended {
     pub code: Option<i32>,
@@ -247,6 +258,15 @@ impl Lab {
             Some(1) => false,
             code => panic!("grep ended with {code:?}"),
         }
+    }
+
+    /// Whether the journal of a build names this.
+    pub fn is_journaled(&self, text: &str) -> bool {
+        let builds = std::fs::read_dir(self.home().join("state/builds"));
+        let journals = builds.into_iter().flatten().flatten();
+        let texts =
+            journals.map(|build| std::fs::read_to_string(build.path().join("journal.jsonl")));
+        texts.flatten().any(|journal| journal.contains(text))
     }
 
     /// After SIGKILL: waits until no build has its lock any more. What a build was about to start is killed with it, but may

@@ -51,6 +51,20 @@ impl Node {
         self.lab.write("imgbuild.toml", text);
     }
 
+    /// A node whose target names all that machines need, with these ids for them.
+    pub fn whole(name: &str, setup: Setup, vmids: &str) -> Self {
+        let node = Node::start(name, setup);
+        let text = format!(
+            "[targets.lab]\nkind = \"proxmox\"\nendpoint = \"{}\"\nnode = \"pve\"\ntoken = {{ env = \"{VARIABLE}\" }}\n\
+             fingerprint = \"{}\"\nbridge = \"vmbr0\"\nvmid-range = \"{vmids}\"\n\
+             storages = {{ import = \"local\", images = \"local\", iso = \"local\" }}\n",
+            node.server.url(),
+            node.server.fingerprint()
+        );
+        node.lab.write("imgbuild.toml", text);
+        node
+    }
+
     /// `imgbuild` with the token in its environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.lab.command(arguments);
@@ -69,16 +83,37 @@ impl Node {
 
     /// Puts a file into the storage for imports, past imgbuild.
     pub fn put(&self, file: &str, content: &[u8]) {
+        self.put_as("import", file, content);
+    }
+
+    /// Puts a file of this content type into the storage, past imgbuild.
+    pub fn put_as(&self, kind: &str, file: &str, content: &[u8]) {
         let path = self.lab.write("put", content);
+        let kind = format!("content={kind}");
+        let file = format!("filename=@{};filename={file}", path.display());
+        self.curl("storage/local/upload", &["-F", &kind, "-F", &file]);
+    }
+
+    /// Makes a VM without anything, past imgbuild.
+    pub fn has_vm(&self, vmid: u32, name: &str, tags: &str) {
+        let (vmid, name) = (format!("vmid={vmid}"), format!("name={name}"));
+        let mut fields = vec!["-d", &vmid, "-d", &name];
+        let tags = format!("tags={tags}");
+        if tags != "tags=" {
+            fields.extend(["--data-urlencode", &tags]);
+        }
+        self.curl("qemu", &fields);
+    }
+
+    /// Calls the node, and waits until the task that this starts has ended.
+    fn curl(&self, path: &str, fields: &[&str]) {
         let sent = Command::new("curl")
+            // A server in a hurry drops an upload that is held up for a moment.
+            .args(["--retry", "5", "--retry-all-errors"])
             .args(["-sS", "--fail", "-k", "-H"])
             .arg(format!("Authorization: {}", self.server.authorization()))
-            .args(["-F", "content=import", "-F"])
-            .arg(format!("filename=@{};filename={file}", path.display()))
-            .arg(format!(
-                "{}/api2/json/nodes/pve/storage/local/upload",
-                self.server.url()
-            ))
+            .args(fields)
+            .arg(format!("{}/api2/json/nodes/pve/{path}", self.server.url()))
             .output()
             .unwrap();
         assert!(sent.status.success(), "{sent:?}");
@@ -146,7 +181,8 @@ impl Disk {
         Disk::of(&path)
     }
 
-    fn of(path: &Path) -> Self {
+    /// One that is there.
+    pub fn of(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let sha256 = sha256(&bytes);
         Disk {

@@ -71,6 +71,10 @@ impl Call {
         Call::of(Method::POST, path)
     }
 
+    pub fn put(path: Path) -> Self {
+        Call::of(Method::PUT, path)
+    }
+
     pub fn delete(path: Path) -> Self {
         Call::of(Method::DELETE, path)
     }
@@ -98,7 +102,7 @@ impl Call {
         self
     }
 
-    /// As they are in a query, or in the body of a POST.
+    /// As they are in a query, or in the body of a POST or PUT.
     pub(super) fn encoded_parameters(&self) -> String {
         let pairs = self.parameters.iter();
         let pairs = pairs.map(|(name, value)| format!("{name}={}", encode(value)));

@@ -111,7 +111,8 @@ impl Client {
     async fn attempt<T: DeserializeOwned>(&self, call: &Call) -> Result<Answer<T>, Why> {
         let parameters = call.encoded_parameters();
         let mut url = self.url(&call.path);
-        let in_query = call.method != Method::POST && !parameters.is_empty();
+        let in_query =
+            matches!(call.method, Method::GET | Method::DELETE) && !parameters.is_empty();
         if in_query {
             url.set_query(Some(&parameters));
         }
@@ -166,6 +167,7 @@ impl Client {
         let method = match *method {
             Method::GET => "GET",
             Method::DELETE => "DELETE",
+            Method::PUT => "PUT",
             _ => "POST",
         };
         Failure {

@@ -153,6 +153,18 @@ impl Why {
         self.status() == Some(401)
     }
 
+    /// Whether the server's message, or what it says of a parameter, has this in it.
+    pub fn says(&self, text: &str) -> bool {
+        match self {
+            Why::Refused(refusal) => {
+                let all = [&refusal.reason];
+                let mut all = all.into_iter().chain(refusal.errors.values());
+                all.any(|said| said.contains(text))
+            }
+            _ => false,
+        }
+    }
+
     /// The status of the answer, if there was one.
     pub fn status(&self) -> Option<u16> {
         match self {

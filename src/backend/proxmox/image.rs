@@ -1,22 +1,13 @@
 //! Base images on a node: files of the name `imgbuild-DIGEST12.qcow2` in the storage for imports. One is there once, for all
 //! builds and all machines.
 
-use std::time::Duration;
-
-use serde::Deserialize;
-
 use super::Proxmox;
-use super::call::Call;
 use super::error::Failure;
-use super::task::{Ended, Upid};
 use crate::error::{Error, Kind, Result};
 use crate::source::Digest;
 
 /// How many digits of its digest an image's name has.
 const DIGITS: usize = 12;
-
-/// How long removing an image may take.
-const REMOVAL: Duration = Duration::from_secs(10 * 60);
 
 /// A base image on a node.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -46,21 +37,14 @@ fn digits(file: &str) -> Option<&str> {
 impl Proxmox {
     /// The base images that imgbuild keeps on the node, by name.
     pub async fn images(&self) -> Result<Vec<StoredImage>, Failure> {
-        #[derive(Deserialize)]
-        struct Volume {
-            volid: String,
-            size: Option<u64>,
-        }
-        let path = self.node_path(&["storage", &self.target.import, "content"]);
-        let call = Call::get(path).with("content", "import");
-        let volumes: Vec<Volume> = self.client.call(call).await?;
+        let volumes = self.volumes(&self.target.import, "import").await?;
         let ours = volumes.into_iter().filter_map(|volume| {
-            let file = volume.volid.strip_prefix(&self.volume(""))?;
+            let file = volume.id.strip_prefix(&self.volume(""))?;
             let digest = digits(file)?.to_owned();
             Some(StoredImage {
                 digest,
                 size: volume.size.unwrap_or_default(),
-                volume: volume.volid,
+                volume: volume.id,
             })
         });
         let mut images: Vec<_> = ours.collect();
@@ -104,41 +88,10 @@ impl Proxmox {
         }
     }
 
-    /// Removes a volume of the storage for imports. One that is gone already is success.
-    pub async fn remove_volume(&self, volume: &str) -> Result<()> {
-        let doing = || format!("removing {volume} from {}", self.target.name);
-        let path = self.node_path(&["storage", &self.target.import, "content", volume]);
-        let removed = self.client.call::<Option<Upid>>(Call::delete(path)).await;
-        let task = match removed {
-            Ok(task) => task,
-            Err(failure) => {
-                // It may have been heard, or somebody else was first.
-                if self
-                    .is_gone(volume)
-                    .await
-                    .map_err(|again| again.during(doing()))?
-                {
-                    return Ok(());
-                }
-                return Err(failure.during(doing()));
-            }
-        };
-        match task {
-            None => Ok(()),
-            Some(upid) => match self.follow(&upid, REMOVAL).await {
-                Ok(()) => Ok(()),
-                Err(Ended::Untold(error)) => Err(error),
-                Err(Ended::Task(failed)) => match self.is_gone(volume).await {
-                    Ok(true) => Ok(()),
-                    _ => Err(failed.during(doing(), &upid)),
-                },
-            },
-        }
-    }
-
-    async fn is_gone(&self, volume: &str) -> Result<bool, Failure> {
-        let images = self.images().await?;
-        Ok(images.iter().all(|image| image.volume != volume))
+    /// Removes a base image. One that is gone already is success.
+    pub async fn remove_image(&self, image: &StoredImage) -> Result<()> {
+        self.remove_volume(&self.target.import, "import", &image.volume)
+            .await
     }
 }
 

@@ -8,9 +8,9 @@ use serde_json::Value;
 use super::call::Call;
 use super::error::{Failure, Why};
 use super::image::file_name;
-use super::leftover::{Leftover, Place, What};
+use super::leftover::What;
 use super::task::{Ended, TaskFailure, Upid};
-use super::upload::{Unsent, Upload};
+use super::upload::Upload;
 use super::{Proxmox, StoredImage, privilege};
 use crate::backend::qemu::image::{self as local, Target};
 use crate::error::{Context as _, Error, Kind, Result};
@@ -25,12 +25,11 @@ const DOWNLOAD: Duration = Duration::from_secs(2 * 60 * 60);
 /// How long it may take to check and copy one that it was sent.
 const COPY: Duration = Duration::from_secs(60 * 60);
 
-/// How often something is asked for when connections break, the first time included.
+/// How often a download is asked for when connections break, the first time included.
 const ATTEMPTS: u32 = 3;
 
-/// The kinds of task, as Proxmox VE names them.
+/// The kind of the task, as Proxmox VE names it.
 const DOWNLOAD_TASK: &str = "download";
-const UPLOAD_TASK: &str = "imgcopy";
 
 /// An image that is on the node now.
 #[derive(Debug)]
@@ -279,7 +278,15 @@ impl Import<'_> {
             file: file.into(),
             size: work.size,
         })?;
-        let sending = self.send_until_heard(work, file, &doing);
+        let upload = Upload {
+            storage: &self.server.target.import,
+            content: "import",
+            name: file,
+            path: &work.path,
+            sha256: &work.sha256,
+            size: work.size,
+        };
+        let sending = self.server.upload(&upload, &doing, &run.events);
         let upid = run.phase("upload", sending).await?;
         let task = self.guard(What::Task { upid: upid.clone() })?;
         let store = async {
@@ -291,43 +298,6 @@ impl Import<'_> {
         let image = run.phase("store", store).await?;
         run.release(&guard)?;
         Ok(image)
-    }
-
-    /// Sends a file, and returns the task that stores it.
-    async fn send_until_heard(&self, work: &Work, file: &str, doing: &str) -> Result<Upid> {
-        let (server, events) = (self.server, &self.run.events);
-        let upload = Upload {
-            name: file,
-            path: &work.path,
-            sha256: &work.sha256,
-            size: work.size,
-        };
-        let failed = |failure: Failure| failure.during(doing);
-        let before = server.tasks(UPLOAD_TASK).await.map_err(failed)?;
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let failure = match server.upload(&upload, events).await {
-                Ok(upid) => return Ok(upid),
-                Err(Unsent::Here(error)) => return Err(error),
-                Err(Unsent::There(failure)) => failure,
-            };
-            if failure.why.is_uncertain() {
-                // When the connection breaks in the middle, the server throws away what came. It may also have been just
-                // before the answer. Other builds with this login upload, too.
-                let after = server.tasks(UPLOAD_TASK).await.map_err(failed)?;
-                let new = after.difference(&before);
-                if let Some(upid) = server.copying(file, new).await.map_err(failed)? {
-                    return Ok(upid);
-                }
-            } else if !failure.why.is_unsent() {
-                return Err(failed(failure));
-            }
-            if attempt >= ATTEMPTS {
-                return Err(failed(failure));
-            }
-            events.warn(format!("{failure}; sending it again"));
-        }
     }
 
     /// The server hangs up on an upload that it does not want, in the middle and without a word, so it is asked before.
@@ -347,15 +317,7 @@ impl Import<'_> {
     }
 
     fn guard(&self, what: What) -> Result<Resource> {
-        let target = &self.server.target;
-        self.run.guard(Resource::Remote {
-            project: target.project.clone(),
-            target: target.name.clone(),
-            leftover: Leftover {
-                place: Place::of(target),
-                what,
-            },
-        })
+        self.run.guard(self.server.leftover(what))
     }
 }
 

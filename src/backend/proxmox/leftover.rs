@@ -1,12 +1,20 @@
-//! What an import may leave on a server, as the journal knows it.
+//! What imports and machines may leave on a server, as the journal knows it.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::task::Upid;
-use super::{Proxmox, Target};
+use super::{Proxmox, Target, machine};
 use crate::error::{Error, Kind, Result};
+use crate::run::Resource;
+
+/// How often removing is tried: whatever is left is in somebody's way.
+const ATTEMPTS: u32 = 3;
+
+/// The pause before it is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Something on a server that must not outlive the work that it was made for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,15 +44,38 @@ pub enum What {
     Task { upid: Upid },
     /// A file that is sent. It is copied under its name, so one of another size is half of it.
     Upload { file: String, size: u64 },
+    /// The seed of a machine, or a part of it.
+    Seed { file: String },
+    /// A machine, if this build is the one that has made it.
+    Machine { vmid: u32, build: String },
 }
 
 impl Place {
-    /// That of a target.
-    pub fn of(target: &Target) -> Self {
+    /// Where such a thing is on a target.
+    fn of(what: &What, target: &Target) -> Self {
+        let storage = match what {
+            What::Download { .. } | What::Task { .. } | What::Upload { .. } => Some(&target.import),
+            What::Seed { .. } => target.iso.as_ref(),
+            What::Machine { .. } => target.images.as_ref(),
+        };
         Place {
             endpoint: target.endpoint.to_string(),
             node: target.node.clone(),
-            storage: target.import.clone(),
+            storage: storage.cloned().unwrap_or_default(),
+        }
+    }
+}
+
+impl Proxmox {
+    /// Something on the target, as the journal knows it.
+    pub fn leftover(&self, what: What) -> Resource {
+        Resource::Remote {
+            project: self.target.project.clone(),
+            target: self.target.name.clone(),
+            leftover: Leftover {
+                place: Place::of(&what, &self.target),
+                what,
+            },
         }
     }
 }
@@ -52,7 +83,7 @@ impl Place {
 impl Leftover {
     /// Removes it. What was never made, is gone already, or has become a whole image, which every build shares, is success.
     pub async fn remove(&self, server: &Proxmox) -> Result<()> {
-        let now = Place::of(&server.target);
+        let now = Place::of(&self.what, &server.target);
         if now != self.place {
             return Err(Error::new(format!("removing {self}"))
                 .kind(Kind::Conflict)
@@ -62,6 +93,18 @@ impl Leftover {
                 ))
                 .hint("remove it by hand, then delete the folder of the build that left it"));
         }
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            match self.try_to_remove(server).await {
+                Err(error) if attempt < ATTEMPTS => tracing::debug!("{error}; trying again"),
+                done => return done,
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn try_to_remove(&self, server: &Proxmox) -> Result<()> {
         match &self.what {
             What::Task { upid } => server.abort(upid).await,
             What::Download { file } => self.abort_downloads(file, server).await,
@@ -69,10 +112,16 @@ impl Leftover {
                 let doing = || format!("removing {self}");
                 let found = server.image(file).await;
                 match found.map_err(|failure| failure.during(doing()))? {
-                    Some(image) if image.size != *size => server.remove_volume(&image.volume).await,
+                    Some(image) if image.size != *size => server.remove_image(&image).await,
                     _ => Ok(()),
                 }
             }
+            What::Seed { file } => {
+                let storage = &self.place.storage;
+                let volume = format!("{storage}:iso/{file}");
+                server.remove_volume(storage, "iso", &volume).await
+            }
+            What::Machine { vmid, build } => machine::remove(server, *vmid, build).await,
         }
     }
 
@@ -93,6 +142,12 @@ impl fmt::Display for Leftover {
             What::Download { file } => write!(f, "the download of {file} to {place}"),
             What::Task { upid } => write!(f, "the task {upid} on {}", place.endpoint),
             What::Upload { file, .. } => write!(f, "the upload of {file} to {place}"),
+            What::Seed { file } => write!(f, "the seed {file} in {place}"),
+            What::Machine { vmid, build } => write!(
+                f,
+                "the machine {vmid} of build {build} on {} of {}",
+                place.node, place.endpoint
+            ),
         }
     }
 }

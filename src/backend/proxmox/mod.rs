@@ -8,10 +8,12 @@ mod error;
 mod image;
 mod import;
 pub mod leftover;
+pub mod machine;
 mod privilege;
 mod task;
 mod tls;
 mod upload;
+mod volume;
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;

@@ -210,17 +210,35 @@ impl Proxmox {
 
     /// Our tasks of one kind on the target's node, those that have ended included.
     pub async fn tasks(&self, kind: &str) -> Result<BTreeSet<Upid>, Failure> {
+        let call = Call::get(self.node_path(&["tasks"]))
+            .with("source", "all")
+            .with("typefilter", kind);
+        let upids = self.listed_tasks(call).await?;
+        let ours = |upid: &Upid| upid.user() == self.client.identity() && upid.kind() == kind;
+        Ok(upids.into_iter().filter(ours).collect())
+    }
+
+    /// Our tasks about a machine that run on the target's node.
+    pub async fn tasks_about(&self, vmid: u32) -> Result<Vec<Upid>, Failure> {
+        let call = Call::get(self.node_path(&["tasks"]))
+            .with("source", "active")
+            .with("vmid", vmid.to_string());
+        let upids = self.listed_tasks(call).await?;
+        let about = vmid.to_string();
+        let wanted = |upid: &Upid| upid.user() == self.client.identity() && upid.about() == about;
+        Ok(upids.into_iter().filter(wanted).collect())
+    }
+
+    async fn listed_tasks(&self, call: Call) -> Result<Vec<Upid>, Failure> {
         #[derive(Deserialize)]
         struct Listed {
             upid: String,
         }
-        let call = Call::get(self.node_path(&["tasks"]))
-            .with("source", "all")
-            .with("typefilter", kind);
         let listed: Vec<Listed> = self.client.call(call).await?;
-        let upids = listed.iter().filter_map(|task| task.upid.parse().ok());
-        let ours = |upid: &Upid| upid.user() == self.client.identity() && upid.kind() == kind;
-        Ok(upids.filter(ours).collect())
+        Ok(listed
+            .iter()
+            .filter_map(|task| task.upid.parse().ok())
+            .collect())
     }
 
     /// The one of these tasks that puts `file` in its place. The name of such a task does not tell, but its log does as soon as

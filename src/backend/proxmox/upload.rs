@@ -33,8 +33,18 @@ const STALL: Duration = Duration::from_secs(60);
 /// How long the server may take to answer when it has everything: it makes the storage available first.
 const ANSWER: Duration = Duration::from_secs(10 * 60);
 
+/// How often a file is sent when connections break, the first time included.
+const ATTEMPTS: u32 = 3;
+
+/// The kind of the task that puts a file in its place, as Proxmox VE names it.
+const TASK: &str = "imgcopy";
+
 /// A file to be sent.
 pub struct Upload<'u> {
+    /// The storage that it goes to.
+    pub storage: &'u str,
+    /// What it is there, in Proxmox VE's words.
+    pub content: &'static str,
     /// The name that it gets.
     pub name: &'u str,
     pub path: &'u FilePath,
@@ -52,7 +62,7 @@ fn frame(upload: &Upload<'_>, boundary: &str) -> (String, String) {
         )
     };
     let head = [
-        field("content", "import"),
+        field("content", upload.content),
         field("checksum-algorithm", "sha256"),
         field("checksum", upload.sha256),
         format!(
@@ -64,9 +74,38 @@ fn frame(upload: &Upload<'_>, boundary: &str) -> (String, String) {
 }
 
 impl Proxmox {
-    /// Sends a file to the storage for imports, and returns the task that puts it in its place. The checksum is compared in
-    /// that task.
-    pub async fn upload(&self, upload: &Upload<'_>, events: &Events) -> Result<Upid, Unsent> {
+    /// Sends a file, and returns the task that puts it in its place. The checksum is compared in that task. When the
+    /// connection breaks, it is sent again.
+    pub async fn upload(&self, upload: &Upload<'_>, doing: &str, events: &Events) -> Result<Upid> {
+        let failed = |failure: Failure| failure.during(doing);
+        let before = self.tasks(TASK).await.map_err(failed)?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let failure = match self.send(upload, events).await {
+                Ok(upid) => return Ok(upid),
+                Err(Unsent::Here(error)) => return Err(error),
+                Err(Unsent::There(failure)) => failure,
+            };
+            if failure.why.is_uncertain() {
+                // When the connection breaks in the middle, the server throws away what came. It may also have been just
+                // before the answer. Other builds with this login upload, too.
+                let after = self.tasks(TASK).await.map_err(failed)?;
+                let new = after.difference(&before);
+                if let Some(upid) = self.copying(upload.name, new).await.map_err(failed)? {
+                    return Ok(upid);
+                }
+            } else if !failure.why.is_unsent() {
+                return Err(failed(failure));
+            }
+            if attempt >= ATTEMPTS {
+                return Err(failed(failure));
+            }
+            events.warn(format!("{failure}; sending it again"));
+        }
+    }
+
+    async fn send(&self, upload: &Upload<'_>, events: &Events) -> Result<Upid, Unsent> {
         let file = File::open(upload.path).doing(|| format!("reading {}", upload.path.display()));
         let file = file.map_err(Unsent::Here)?;
         // The file is what has this digest; no text in it is likely to be one with the digest turned round.
@@ -78,7 +117,7 @@ impl Proxmox {
         let (sent, mut progress) = watch::channel(0);
         let chunks = read_ahead(file, upload.size);
         let body = body(head, chunks, tail, sent);
-        let path = self.node_path(&["storage", &self.target.import, "upload"]);
+        let path = self.node_path(&["storage", upload.storage, "upload"]);
         let request = self
             .client
             .post(&path)
@@ -126,7 +165,7 @@ impl Proxmox {
 }
 
 /// Why a file was not sent.
-pub enum Unsent {
+enum Unsent {
     /// It cannot be read.
     Here(Error),
     There(Failure),
@@ -201,6 +240,8 @@ mod tests {
     #[test]
     fn the_form_has_the_shape_that_the_server_reads() {
         let upload = Upload {
+            storage: "local",
+            content: "import",
             name: "imgbuild-0a.qcow2",
             path: FilePath::new("/x"),
             sha256: "0a0b",
@@ -243,15 +284,14 @@ mod tests {
         let mut sent = vec![];
         for name in ["one.raw", "two.raw"] {
             let upload = Upload {
+                storage: "local",
+                content: "import",
                 name,
                 path: &path,
                 sha256: &sha256,
                 size: 4,
             };
-            match server.upload(&upload, &events).await {
-                Ok(upid) => sent.push(upid),
-                Err(_) => panic!("{name} was not sent"),
-            }
+            sent.push(server.upload(&upload, "sending", &events).await.unwrap());
         }
         let tasks = server.tasks("imgcopy").await.unwrap();
         assert_eq!(tasks.len(), 2);

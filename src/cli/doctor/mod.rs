@@ -1,16 +1,20 @@
 //! `imgbuild doctor`.
 
+mod boot;
 mod machine;
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
 
-use super::target;
-use crate::backend::proxmox;
+use super::recipes::Selection;
+use super::{Global, target};
+use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, State};
+use crate::project::Target;
 use crate::run::Interrupt;
 use crate::ui::Screen;
 
@@ -19,18 +23,42 @@ pub struct Arguments {
     /// Check a target of imgbuild.toml instead of this machine
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
+    /// Also make a machine on the target as a build of this recipe has it, log in, and remove it
+    #[arg(long, value_name = "RECIPE", requires = "target")]
+    boot: Option<PathBuf>,
+    #[command(flatten)]
+    selection: Selection,
 }
 
 /// Checks this machine or a target; something missing is an error.
-pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -> Result<()> {
-    let (findings, what) = match &arguments.target {
-        None => (machine::findings().await?, "this machine".to_owned()),
-        Some(name) => (
-            interrupt.or(of_target(name)).await?,
-            format!("the target {name}"),
-        ),
+pub async fn run(
+    arguments: &Arguments,
+    global: &Global,
+    screen: Screen,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let Some(name) = &arguments.target else {
+        let findings = machine::findings().await?;
+        show(&findings, screen);
+        return verdict(&findings, "this machine");
+    };
+    let target = target::find(name)?;
+    let server = interrupt.or(target.connect()).await?;
+    let mut findings = interrupt.or(of_target(&target, &server)).await?;
+    let what = format!("the target {name}");
+    // Nothing is made where something is missing that it needs.
+    let booted = match (&arguments.boot, verdict(&findings, &what)) {
+        (Some(recipe), Ok(())) => {
+            let recipe = (recipe.as_path(), &arguments.selection);
+            boot::boot(&server, recipe, global, screen, interrupt, &mut findings).await
+        }
+        (_, verdict) => verdict,
     };
     show(&findings, screen);
+    booted
+}
+
+fn verdict(findings: &[Finding], what: &str) -> Result<()> {
     match findings
         .iter()
         .any(|finding| finding.state == State::Missing)
@@ -42,8 +70,7 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
     }
 }
 
-async fn of_target(name: &str) -> Result<Vec<Finding>> {
-    let target = target::find(name)?;
+async fn of_target(target: &Target, server: &Proxmox) -> Result<Vec<Finding>> {
     let settings = Finding::good(
         "settings",
         format!(
@@ -52,8 +79,7 @@ async fn of_target(name: &str) -> Result<Vec<Finding>> {
             target.login_from()
         ),
     );
-    let server = target.connect().await?;
-    let findings = proxmox::check::target(&server).await;
+    let findings = proxmox::check::target(server).await;
     Ok([vec![settings], findings].concat())
 }
 

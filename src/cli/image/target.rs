@@ -131,7 +131,7 @@ pub async fn list(name: &str, screen: Screen) -> Result<()> {
 pub async fn remove(name: &str, digest: &str, screen: Screen) -> Result<()> {
     let server = target::connect(name).await?;
     let image = server.image_of(digest).await?;
-    server.remove_volume(&image.volume).await?;
+    server.remove_image(&image).await?;
     let text = format!("removed {} ({})\n", image.volume, bytes(image.size));
     let value = json!({"event": "result", "target": name, "removed": image});
     screen.result(&text, &value);

@@ -190,7 +190,7 @@ async fn serve(
                             () = stop.cancelled() => return,
                             () = tokio::time::sleep(lasting) => {}
                         }
-                        listener = listening(address);
+                        listener = listening_again(address).await;
                     }
                 }
                 accepted = listener.accept() => if let Ok((stream, _)) = accepted { break stream },
@@ -205,16 +205,26 @@ async fn serve(
     }
 }
 
+/// As [`listening`], where a program that another thread is about to start may have the former listener a moment longer: what
+/// is to be closed when it starts is still open before.
+async fn listening_again(address: SocketAddr) -> tokio::net::TcpListener {
+    loop {
+        if let Ok(listener) = try_bound(address.port()).and_then(|socket| socket.listen(256)) {
+            return listener;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 fn bound(port: u16) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket can be made");
-    socket
-        .set_reuseaddr(true)
-        .expect("an option of every socket");
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    socket
-        .bind(address)
-        .unwrap_or_else(|error| panic!("{address}: {error}"));
-    socket
+    try_bound(port).unwrap_or_else(|error| panic!("port {port}: {error}"))
+}
+
+fn try_bound(port: u16) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    Ok(socket)
 }
 
 fn listening(address: SocketAddr) -> tokio::net::TcpListener {

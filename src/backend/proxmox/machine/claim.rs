@@ -1,0 +1,151 @@
+//! Creating a machine, under an id that nobody else has.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::site::Site;
+use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::call::Call;
+use crate::backend::proxmox::error::Failure;
+use crate::backend::proxmox::leftover::What;
+use crate::backend::proxmox::task::{Ended, Upid};
+use crate::error::{Error, Kind, Result};
+use crate::run::{Resource, Run};
+
+/// How long the node may take to copy the image to the disk.
+const CREATION: Duration = Duration::from_secs(60 * 60);
+
+/// How many ids are tried that seem to be free: machines that we may not see have some.
+const TRIES: usize = 32;
+
+/// How often one is asked for when connections break, the first time included.
+const ATTEMPTS: u32 = 3;
+
+/// The kind of the task, as Proxmox VE names it.
+const TASK: &str = "qmcreate";
+
+/// Creates a machine of what `parameters` says for an id, and returns the id with the promise that it will be removed. The id
+/// is claimed by that: the server has no other way, and of two who create one at the same time, one is told so.
+pub async fn claim(
+    server: &Proxmox,
+    site: &Site<'_>,
+    build: &str,
+    parameters: impl Fn(u32) -> Vec<(&'static str, String)>,
+    run: &Run,
+) -> Result<(u32, Resource)> {
+    let doing = format!("making a machine on {}", server.target.name);
+    let taken = ids(server).await;
+    let taken = taken.map_err(|failure| failure.during(doing.as_str()))?;
+    let free = site.vmids.clone().filter(|vmid| !taken.contains(vmid));
+    for vmid in free.take(TRIES) {
+        let machine = run.guard(server.leftover(What::Machine {
+            vmid,
+            build: build.to_owned(),
+        }))?;
+        match create(server, vmid, &parameters(vmid), &doing, run).await? {
+            true => {}
+            // Somebody was first, and nothing was made.
+            false => {
+                run.release(&machine)?;
+                continue;
+            }
+        }
+        let config = server.machine_config(vmid).await;
+        let config = config.map_err(|failure| failure.during(doing.as_str()))?;
+        if config.is_some_and(|config| config.is_of(build)) {
+            return Ok((vmid, machine));
+        }
+        // The task that was found after a lost answer was somebody else's.
+        run.release(&machine)?;
+    }
+    let (first, last) = (site.vmids.start(), site.vmids.end());
+    Err(Error::new(doing)
+        .kind(Kind::Conflict)
+        .cause(format!("no id from {first} to {last} is free"))
+        .hint(format!(
+            "remove machines, widen `vmid-range`, or see what `imgbuild gc --target {}` finds",
+            server.target.name
+        )))
+}
+
+/// The ids of the machines on the node that we may see.
+async fn ids(server: &Proxmox) -> Result<BTreeSet<u32>, Failure> {
+    #[derive(Deserialize)]
+    struct Listed {
+        vmid: u32,
+    }
+    let call = Call::get(server.node_path(&["qemu"]));
+    let listed: Vec<Listed> = server.client.call(call).await?;
+    Ok(listed.iter().map(|machine| machine.vmid).collect())
+}
+
+/// Creates a machine; false if the id is taken.
+async fn create(
+    server: &Proxmox,
+    vmid: u32,
+    parameters: &[(&'static str, String)],
+    doing: &str,
+    run: &Run,
+) -> Result<bool> {
+    let Some(upid) = ask(server, vmid, parameters, doing).await? else {
+        return Ok(false);
+    };
+    // While it is made it has no tags, so it is known by its task alone.
+    let task = run.guard(server.leftover(What::Task { upid: upid.clone() }))?;
+    match server.follow(&upid, CREATION).await {
+        Ok(()) => {}
+        Err(Ended::Task(failed)) => {
+            run.release(&task)?;
+            return Err(failed.during(doing, &upid));
+        }
+        Err(Ended::Untold(error)) => return Err(error),
+    }
+    run.release(&task)?;
+    Ok(true)
+}
+
+/// Asks for a machine, and returns the task that makes it; `None` if the id is taken.
+async fn ask(
+    server: &Proxmox,
+    vmid: u32,
+    parameters: &[(&'static str, String)],
+    doing: &str,
+) -> Result<Option<Upid>> {
+    let failed = |failure: Failure| failure.during(doing);
+    let call = Call::post(server.node_path(&["qemu"]));
+    let with = |call: Call, (name, value): &(&'static str, String)| call.with(name, value);
+    let call = parameters.iter().fold(call, with);
+    let before = server.tasks(TASK).await.map_err(failed)?;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let failure = match server.client.call::<Upid>(call.clone()).await {
+            Ok(upid) => return Ok(Some(upid)),
+            Err(failure) => failure,
+        };
+        // The second time it may be ourselves who have it, by a call that was heard late: then the journal must keep it.
+        if is_taken(&failure) && attempt == 1 {
+            return Ok(None);
+        }
+        if !failure.why.is_uncertain() {
+            return Err(failed(failure));
+        }
+        // It may have been heard.
+        let after = server.tasks(TASK).await.map_err(failed)?;
+        let about = vmid.to_string();
+        let mut new = after.difference(&before);
+        match new.find(|upid| upid.about() == about) {
+            Some(upid) => return Ok(Some(upid.clone())),
+            None if attempt < ATTEMPTS => {}
+            None => return Err(failed(failure)),
+        }
+    }
+}
+
+/// Whether an id was refused since somebody has it, or somebody is just now making or removing a machine of it.
+fn is_taken(failure: &Failure) -> bool {
+    failure.why.says("already exists")
+        || failure.why.says("can't lock file") && failure.why.says("got timeout")
+}

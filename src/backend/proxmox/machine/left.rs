@@ -1,0 +1,60 @@
+//! What builds on any computer have left on a server.
+
+use serde::Deserialize;
+
+use super::lease::Lease;
+use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::call::Call;
+use crate::backend::proxmox::error::Failure;
+use crate::backend::proxmox::leftover::What;
+use crate::run::Resource;
+
+/// Something of a build that was found on a server.
+pub struct Found {
+    pub lease: Lease,
+    /// As the build's journal had it.
+    pub resource: Resource,
+}
+
+impl Proxmox {
+    /// The machines and seeds of builds on the target's node, machines first.
+    pub async fn of_builds(&self) -> Result<Vec<Found>, Failure> {
+        let mut found = self.machines().await?;
+        found.extend(self.seeds().await?);
+        Ok(found)
+    }
+
+    async fn machines(&self) -> Result<Vec<Found>, Failure> {
+        #[derive(Deserialize)]
+        struct Listed {
+            vmid: u32,
+            tags: Option<String>,
+        }
+        let call = Call::get(self.node_path(&["qemu"]));
+        let listed: Vec<Listed> = self.client.call(call).await?;
+        let ours = listed.into_iter().filter_map(|machine| {
+            let lease = Lease::of_tags(machine.tags.as_deref()?)?;
+            let what = What::Machine {
+                vmid: machine.vmid,
+                build: lease.build.clone(),
+            };
+            let resource = self.leftover(what);
+            Some(Found { lease, resource })
+        });
+        Ok(ours.collect())
+    }
+
+    async fn seeds(&self) -> Result<Vec<Found>, Failure> {
+        let Some(storage) = &self.target.iso else {
+            return Ok(vec![]);
+        };
+        let volumes = self.volumes(storage, "iso").await?;
+        let ours = volumes.into_iter().filter_map(|volume| {
+            let (_, file) = volume.id.split_once(":iso/")?;
+            let lease = Lease::of_seed_file(file)?;
+            let resource = self.leftover(What::Seed { file: file.into() });
+            Some(Found { lease, resource })
+        });
+        Ok(ours.collect())
+    }
+}

@@ -1,0 +1,72 @@
+//! Removing a machine: the orderly end, and what is left of one.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::operate::OPERATION;
+use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::call::Call;
+use crate::error::{Error, Result};
+
+/// How long removing a machine with its disks may take.
+const REMOVAL: Duration = Duration::from_secs(10 * 60);
+
+/// How long somebody may take to make a machine of which it is not known yet whose it is.
+const MAKING: Duration = Duration::from_secs(5 * 60);
+
+/// How often that is looked at.
+const PACE: Duration = Duration::from_secs(1);
+
+/// What a machine that is being made is locked with. It has nothing else yet, no tags either.
+const MAKING_LOCK: &str = "create";
+
+/// Removes the machine of this id if this build made it, with its disks, whatever it is doing. One that is gone, or that
+/// somebody else has made under the id, is success.
+pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
+    let doing = format!("removing the machine {vmid} from {}", server.target.name);
+    if !is_ours(server, vmid, build, &doing).await? {
+        return Ok(());
+    }
+    // What was asked for and hangs has the machine's lock.
+    let tasks = server.tasks_about(vmid).await;
+    for upid in tasks.map_err(|failure| failure.during(doing.as_str()))? {
+        server.abort(&upid).await?;
+    }
+    let stop = Call::post(server.machine_path(vmid, &["status", "stop"]));
+    server.operate(stop, &doing, OPERATION).await?;
+    let delete = Call::delete(server.machine_path(vmid, &[]))
+        .with("purge", "1")
+        .with("destroy-unreferenced-disks", "1");
+    match server.operate(delete, &doing, REMOVAL).await {
+        Ok(()) => Ok(()),
+        // It may have been heard though its answer was lost.
+        Err(error) => match is_ours(server, vmid, build, &doing).await? {
+            true => Err(error),
+            false => Ok(()),
+        },
+    }
+}
+
+/// Whether there is a machine of this id, and the build made it. One that is being made is waited for.
+async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Result<bool> {
+    let began = Instant::now();
+    loop {
+        let config = server.machine_config(vmid).await;
+        let config = config.map_err(|failure| failure.during(doing))?;
+        let Some(config) = config else {
+            return Ok(false);
+        };
+        if config.is_of(build) {
+            return Ok(true);
+        }
+        if config.lock.as_deref() != Some(MAKING_LOCK) {
+            return Ok(false);
+        }
+        if began.elapsed() > MAKING {
+            return Err(Error::new(doing)
+                .cause("somebody is still making it, and until then nobody can tell who"));
+        }
+        tokio::time::sleep(PACE).await;
+    }
+}

@@ -1,0 +1,158 @@
+//! A machine on a Proxmox VE node, as `imgbuild doctor --boot` has it: made, found, used and removed.
+
+mod lab;
+
+use lab::node::{Disk, Node, recipe_by_file};
+use lab::{Ended, Image};
+use pve_lab::{Fault, Setup, What};
+
+const AGENT: &str = "/nodes/*/qemu/*/agent/*";
+
+fn boot(node: &Node, recipe: &str) -> Ended {
+    node.imgbuild(&["doctor", "--target", "lab", "--boot", recipe])
+}
+
+/// A recipe on the tiny guest, with these lines behind those of the machine.
+fn tiny(node: &Node, rest: &str) -> String {
+    let recipe = node.lab.recipe("tiny", Image::Tiny, rest);
+    recipe.to_str().unwrap().to_owned()
+}
+
+/// Asserts that nothing of a machine is there; the base image stays.
+#[track_caller]
+fn assert_no_machine(node: &Node) {
+    let now = node.server.inventory();
+    assert_eq!(now.vms, Vec::<String>::new());
+    let others = now
+        .volumes
+        .iter()
+        .filter(|(id, _)| !id.contains(":import/"));
+    assert_eq!(others.count(), 0, "{:?}", now.volumes);
+    assert_eq!(
+        (&now.strays, &now.running, &now.locked),
+        (&vec![], &vec![], &vec![])
+    );
+    node.lab.assert_nothing_left();
+}
+
+#[test]
+fn a_guest_with_an_agent_is_found_used_and_removed() {
+    let node = Node::whole("pve boot by agent", Setup::new(), "9000-9001");
+    node.has_vm(9000, "somebody-elses", "");
+    let recipe = tiny(
+        &node,
+        "disk = \"3G\"\n[ssh]\nport = 2222\ntimeout = \"5m\"\n",
+    );
+    let ended = boot(&node, &recipe).with_code(0);
+    let at = format!("SSH answers at {}", node.server.address(9001));
+    for what in [
+        "9001 is made and started",
+        &at,
+        "Linux 6.",
+        "the machine, its disk and its seed are gone",
+    ] {
+        assert!(ended.stdout.contains(what), "{what}:\n{}", ended.stdout);
+    }
+    assert_eq!(node.calls("PUT", "/resize"), 1);
+    assert_eq!(node.server.inventory().vms, ["9000 somebody-elses []"]);
+    node.lab.assert_nothing_left();
+}
+
+#[test]
+fn a_guest_without_one_is_found_by_the_recipe_s_address() {
+    let node = Node::whole("pve boot by address", Setup::new(), "9000-9000");
+    let silent = Fault::on("*", AGENT).always().with(What::AgentSilent);
+    node.server.inject(silent);
+    let address = node.server.address(9000);
+    let recipe = tiny(
+        &node,
+        &format!(
+            "[ssh]\nport = 2222\ntimeout = \"5m\"\n[cloud-init.network-config]\nversion = 2\n\
+             ethernets.any = {{ match = {{ name = \"e*\" }}, addresses = [\"{address}/8\"] }}\n"
+        ),
+    );
+    boot(&node, &recipe)
+        .with_code(0)
+        .printing_part(&format!("SSH answers at {address}"));
+    assert_no_machine(&node);
+}
+
+#[test]
+fn a_target_that_does_not_say_where_machines_go_is_refused() {
+    let node = Node::start("pve boot nowhere", Setup::new());
+    Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    let recipe = recipe_by_file(&node.lab, "disk.qcow2");
+    boot(&node, &recipe)
+        .with_code(2)
+        .saying("the target has no `storages.images`, `storages.iso`, `bridge`, `vmid-range`");
+    assert_no_machine(&node);
+}
+
+#[test]
+fn nothing_is_made_where_something_is_missing() {
+    let node = Node::whole("pve boot unfit", Setup::new(), "9000-9000");
+    node.has_vm(9000, "somebody-elses", "");
+    boot(&node, "no-such-recipe.toml")
+        .with_code(1)
+        .printing_part("MISSING  ids 9000 to 9000");
+    assert_eq!(node.calls("POST", "/qemu"), 1, "that of the other machine");
+}
+
+/// The tags of a machine that a build has until this year.
+fn tags(build: &str, year: u32) -> String {
+    format!("imgbuild;imgbuild-{build};imgbuild-until-{year}0101-000000")
+}
+
+#[test]
+fn gc_removes_what_builds_anywhere_have_left_and_nothing_else() {
+    let node = Node::whole("pve gc target", Setup::new(), "9000-9099");
+    node.has_vm(9000, "dead", &tags("20200101-000000-0a0b", 2021));
+    node.has_vm(9001, "alive", &tags("20261125-000000-0a0b", 2999));
+    node.has_vm(9002, "somebody-elses", "");
+    node.has_vm(9003, "a-template", "imgbuild;stable");
+    node.has_vm(9004, "of-no-time", "imgbuild;imgbuild-20200101-000000-0a0b");
+    for file in [
+        "imgbuild-20200101-000000-0a0b-until-20210101-000000.iso",
+        "imgbuild-20261125-000000-0a0b-until-29990101-000000.iso",
+        "debian.iso",
+    ] {
+        node.put_as("iso", file, b"a seed");
+    }
+    let before = node.server.inventory();
+    let ended = node.imgbuild(&["gc", "--target", "lab"]).with_code(0);
+    for said in [
+        "removing the machine 9000 of build 20200101-000000-0a0b",
+        "removing the seed imgbuild-20200101-000000-0a0b-until-20210101-000000.iso",
+        "the machine 9001 of build 20261125-000000-0a0b on pve",
+        "is left alone: its build may go on until 2999-01-01 00:00 UTC",
+    ] {
+        assert!(ended.stderr.contains(said), "{said}:\n{}", ended.stderr);
+    }
+    let now = node.server.inventory();
+    assert_eq!(now.vms, before.vms[1..]);
+    let files = now.volumes.iter().map(|(id, _)| id.as_str());
+    assert_eq!(
+        files.collect::<Vec<_>>(),
+        [
+            "pve/local:iso/debian.iso",
+            "pve/local:iso/imgbuild-20261125-000000-0a0b-until-29990101-000000.iso",
+        ]
+    );
+    node.imgbuild(&["gc", "--target", "lab", "--format", "json"])
+        .with_code(0)
+        .printing_part("\"left-alone\":[\"the machine 9001");
+}
+
+#[test]
+fn what_gc_cannot_remove_is_named() {
+    let node = Node::whole("pve gc refused", Setup::new(), "9000-9099");
+    node.has_vm(9000, "dead", &tags("20200101-000000-0a0b", 2021));
+    let refused = Fault::on("DELETE", "/**").always();
+    node.server.inject(refused.with(What::Error {
+        reason: "no luck".into(),
+    }));
+    node.imgbuild(&["gc", "--target", "lab"])
+        .with_code(1)
+        .saying("500 no luck")
+        .saying("these remain: the machine 9000");
+}
