@@ -80,6 +80,8 @@ image_as_root() {
     local script=$1 cache=$2 output=$3
     shift 3
     image_say "  there are no user namespaces for $(id -un) here: as root"
+    # Or they would be root's, and nothing else could be written there.
+    mkdir -p "$cache" "$(dirname "$output")"
     deps_root "$script" --cache "$cache" --output "$output" "$@"
     deps_root chown "$(id -u):$(id -g)" "$output" "$output.key" "$(dirname "$output")/SHA256SUMS"
 }
