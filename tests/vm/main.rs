@@ -5,6 +5,7 @@ mod build;
 mod bundles;
 mod coder_workspace;
 mod debian;
+mod faults;
 mod interrupt;
 #[path = "../lab/mod.rs"]
 mod lab;
