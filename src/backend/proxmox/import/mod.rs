@@ -1,0 +1,177 @@
+//! Bringing a base image to a node: by the node itself where it can, else by sending it.
+
+mod download;
+mod send;
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::image::file_name;
+use super::leftover::What;
+use super::task::{Ended, TaskFailure, Upid};
+use super::{Proxmox, StoredImage, privilege};
+use crate::error::{Context as _, Error, Kind, Result};
+use crate::run::{Resource, Run};
+use crate::source::{self, Algorithm, Context, Digest, Format, Offered, Resolved};
+
+/// An image that is on the node now.
+#[derive(Debug)]
+pub struct Brought {
+    pub image: StoredImage,
+    pub how: How,
+}
+
+/// How it came there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    WasThere,
+    Downloaded,
+    Uploaded,
+}
+
+/// Sees to it that the node has the base image that `resolved` stands for.
+///
+/// Errors: the image has another digest ([`Kind::Verification`]); its name is taken by something else ([`Kind::Conflict`]);
+/// what the server says.
+pub async fn import(
+    server: &Proxmox,
+    resolved: &Resolved,
+    cx: &Context<'_>,
+    run: &Run,
+) -> Result<Brought> {
+    let import = Import { server, cx, run };
+    // A file without any expectation is known by its own digest.
+    let (digest, fetched) = match &resolved.expected {
+        Some(digest) => (digest.clone(), None),
+        None => {
+            let image = run.phase("source", source::fetch(resolved, cx)).await?;
+            let digest = Digest::new(Algorithm::Sha256, &image.sha256);
+            let digest = digest.ok_or_else(|| Error::new("reading the digest of the image"))?;
+            (digest, Some(image))
+        }
+    };
+    let file = file_name(&digest);
+    let offered = match cx.offline {
+        true => None,
+        false => {
+            run.phase("look at the source", import.offered(resolved))
+                .await?
+        }
+    };
+    let found = run.phase("look at the node", import.find(&file)).await?;
+    if let Some(image) = found {
+        let size = match &fetched {
+            Some(image) if image.format == Format::Qcow2 => Some(size(&image.path)?),
+            _ => offered.and_then(|offered| offered.size),
+        };
+        import.refuse_other(&image, size)?;
+        let how = How::WasThere;
+        return Ok(Brought { image, how });
+    }
+    run.unless_interrupted(import.refuse_forbidden(&file))
+        .await?;
+    if let Some(offered) = &offered
+        && let Some(image) = import.by_node(offered, &file).await?
+    {
+        let how = How::Downloaded;
+        return Ok(Brought { image, how });
+    }
+    let image = match fetched {
+        Some(image) => image,
+        None => run.phase("source", source::fetch(resolved, cx)).await?,
+    };
+    let image = import.send(&image, &file).await?;
+    let how = How::Uploaded;
+    Ok(Brought { image, how })
+}
+
+fn size(path: &Path) -> Result<u64> {
+    let about = std::fs::metadata(path).doing(|| format!("reading {}", path.display()))?;
+    Ok(about.len())
+}
+
+/// One import.
+struct Import<'i> {
+    server: &'i Proxmox,
+    cx: &'i Context<'i>,
+    run: &'i Run,
+}
+
+impl Import<'_> {
+    async fn offered(&self, resolved: &Resolved) -> Result<Option<Offered>> {
+        Ok(source::offered(resolved, self.cx).await)
+    }
+
+    async fn find(&self, file: &str) -> Result<Option<StoredImage>> {
+        let doing = || format!("looking for {file} on {}", self.server.target.name);
+        let found = self.server.image(file).await;
+        found.map_err(|failure| failure.during(doing()))
+    }
+
+    /// An image of another size than it should have is half of it, or something else.
+    fn refuse_other(&self, image: &StoredImage, size: Option<u64>) -> Result<()> {
+        match size {
+            Some(size) if size != image.size => {
+                let target = &self.server.target.name;
+                Err(Error::new(format!("using {} on {target}", image.volume))
+                    .kind(Kind::Conflict)
+                    .cause(format!(
+                        "it has {} bytes, and the image of this digest has {size}",
+                        image.size
+                    ))
+                    .hint(format!(
+                        "if nobody is uploading it right now: imgbuild image rm --target {target} {}",
+                        image.digest
+                    )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for a task of ours. That it failed is told by the inner error. One that does not end stays in the journal, and
+    /// is aborted when the cause has been told.
+    async fn finish(
+        &self,
+        task: &Resource,
+        upid: &Upid,
+        deadline: Duration,
+    ) -> Result<Result<(), TaskFailure>> {
+        match self.server.follow(upid, deadline).await {
+            Ok(()) => self.run.release(task).map(Ok),
+            Err(Ended::Task(failed)) => self.run.release(task).map(|()| Err(failed)),
+            Err(Ended::Untold(error)) => Err(error),
+        }
+    }
+
+    /// What is there when all is done.
+    async fn result(&self, file: &str, size: Option<u64>) -> Result<StoredImage> {
+        let doing = || format!("looking for {file} on {}", self.server.target.name);
+        let image = self.find(file).await?.ok_or_else(|| {
+            Error::new(doing())
+                .cause("it is not there, though its task ended well; was it removed at once?")
+        })?;
+        self.refuse_other(&image, size)?;
+        Ok(image)
+    }
+
+    /// The server hangs up on an upload that it does not want, in the middle and without a word, so it is asked before.
+    async fn refuse_forbidden(&self, file: &str) -> Result<()> {
+        const PRIVILEGE: &str = "Datastore.AllocateTemplate";
+        let server = self.server;
+        let doing = format!("bringing {file} to {}", server.target.name);
+        let path = format!("/storage/{}", server.target.import);
+        let held = server.privileges(&path).await;
+        let held = held.map_err(|failure| failure.during(doing.as_str()))?;
+        match held.iter().any(|held| held == PRIVILEGE) {
+            true => Ok(()),
+            false => Err(Error::new(doing)
+                .cause(format!("the privilege {PRIVILEGE} on {path} is missing"))
+                .hint(privilege::grant(PRIVILEGE, &path, server.client.identity()))),
+        }
+    }
+
+    fn guard(&self, what: What) -> Result<Resource> {
+        self.run.guard(self.server.leftover(what))
+    }
+}
