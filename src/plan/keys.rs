@@ -21,7 +21,8 @@ const PROVENANCE: u32 = 2;
 
 /// What the plan alone does not know.
 pub struct Base {
-    pub sha256: String,
+    /// The base image's digest.
+    pub digest: String,
     /// Bytes of the machine's disk.
     pub disk: u64,
 }
@@ -174,7 +175,7 @@ fn root(plan: &Plan, base: &Base) -> Inputs {
                 "imgbuild",
                 format!("{} {VERSION}", env!("CARGO_PKG_VERSION")),
             ),
-            ("base image", base.sha256.clone()),
+            ("base image", base.digest.clone()),
             ("disk", base.disk.to_string()),
             ("cpus", machine.cpus.to_string()),
             ("memory", machine.memory.to_string()),

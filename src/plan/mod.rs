@@ -31,6 +31,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 #[derive(Debug)]
 pub struct Plan {
     pub name: String,
+    /// The target that it is built on; none for this machine.
+    pub target: Option<String>,
     /// What versions are called besides their numbers: for strftime.
     pub version: Option<String>,
     pub description: String,
@@ -264,6 +266,8 @@ pub struct Facts {
     pub current_folder: PathBuf,
     /// The image that `[source] recipe` stands for.
     pub parent: Option<PathBuf>,
+    /// The target that it is for; none for this machine.
+    pub target: Option<String>,
 }
 
 /// What a step uploads.
@@ -285,7 +289,11 @@ impl Uploaded {
 
 impl Facts {
     /// Reads every file that the recipe uploads. `parent` is the image of the recipe that this one is built on.
-    pub fn gather(recipe: &Recipe, parent: Option<PathBuf>) -> crate::error::Result<Self> {
+    pub fn gather(
+        recipe: &Recipe,
+        parent: Option<PathBuf>,
+        target: Option<&str>,
+    ) -> crate::error::Result<Self> {
         use crate::error::Context;
         let steps = recipe.steps.iter().chain(&recipe.tests);
         let contents = steps.map(|step| match &step.content {
@@ -296,6 +304,7 @@ impl Facts {
             contents: contents.collect::<crate::error::Result<_>>()?,
             current_folder: std::env::current_dir().doing(|| "finding the current folder")?,
             parent,
+            target: target.map(str::to_owned),
         })
     }
 }
@@ -341,12 +350,18 @@ impl Plan {
             left_out: left_out.into_iter().flatten().cloned().collect(),
             keep: resolve::keep(recipe),
             tests: tests.steps,
-            output: resolve::output(recipe, &name, &facts.current_folder),
+            output: resolve::output(recipe, &name, facts),
             signing_key: resolve::signing_key(recipe),
             secrets: resolve::secrets(recipe),
             secrets_in_memory: resolve::secrets_in_memory(recipe),
+            target: facts.target.clone(),
             name,
         }
+    }
+
+    /// What the registry calls the image.
+    pub fn registered(&self) -> String {
+        crate::store::registry::name(&self.name, self.target.as_deref())
     }
 
     /// Everything that is done in the build's machine and the test's.

@@ -1,6 +1,7 @@
 //! What imports and machines may leave on a server, as the journal knows it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,12 @@ pub enum What {
     Seed { file: String },
     /// A machine, if this build is the one that has made it.
     Machine { vmid: u32, build: String },
+    /// A template that this build has made, unless it is published: then there is this file.
+    Template {
+        vmid: u32,
+        build: String,
+        published: PathBuf,
+    },
 }
 
 impl Place {
@@ -56,7 +63,7 @@ impl Place {
         let storage = match what {
             What::Download { .. } | What::Task { .. } | What::Upload { .. } => Some(&target.import),
             What::Seed { .. } => target.iso.as_ref(),
-            What::Machine { .. } => target.images.as_ref(),
+            What::Machine { .. } | What::Template { .. } => target.images.as_ref(),
         };
         Place {
             endpoint: target.endpoint.to_string(),
@@ -122,6 +129,8 @@ impl Leftover {
                 server.remove_volume(storage, "iso", &volume).await
             }
             What::Machine { vmid, build } => machine::remove(server, *vmid, build).await,
+            What::Template { published, .. } if published.exists() => Ok(()),
+            What::Template { vmid, build, .. } => machine::remove(server, *vmid, build).await,
         }
     }
 
@@ -143,7 +152,7 @@ impl fmt::Display for Leftover {
             What::Task { upid } => write!(f, "the task {upid} on {}", place.endpoint),
             What::Upload { file, .. } => write!(f, "the upload of {file} to {place}"),
             What::Seed { file } => write!(f, "the seed {file} in {place}"),
-            What::Machine { vmid, build } => write!(
+            What::Machine { vmid, build } | What::Template { vmid, build, .. } => write!(
                 f,
                 "the machine {vmid} of build {build} on {} of {}",
                 place.node, place.endpoint

@@ -7,6 +7,7 @@ mod credentials;
 mod error;
 mod image;
 mod import;
+mod layer;
 pub mod leftover;
 pub mod machine;
 mod privilege;
@@ -25,7 +26,8 @@ use call::Path;
 use client::Client;
 pub use credentials::Credentials;
 pub use image::StoredImage;
-pub use import::{Brought, import};
+pub use import::{Brought, identify, import};
+pub use layer::{LIMIT as LAYERS, LayerTags};
 pub use tls::{Fingerprint, Trust};
 
 /// What is used of a server. Names are safe in a path.
@@ -50,7 +52,12 @@ pub struct Target {
     pub bridge: Option<String>,
     /// The ids that machines get.
     pub vmids: Option<RangeInclusive<u32>>,
+    /// How many layers there may be.
+    pub layers: u32,
 }
+
+/// What all finished templates are tagged with.
+pub const TEMPLATE: &str = "imgbuild-template";
 
 /// A target and a client for it.
 pub struct Proxmox {

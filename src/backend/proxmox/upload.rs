@@ -273,6 +273,7 @@ mod tests {
             iso: None,
             bridge: None,
             vmids: None,
+            layers: 0,
         };
         let login = Credentials::token(&token.into()).unwrap();
         let server = Proxmox::new(target, login).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::Global;
 use super::super::recipes::{Online, Selection};
 use super::super::run::clean_up;
-use crate::backend::proxmox::machine::{Door, Lease, Machine, Start, static_addresses};
+use crate::backend::proxmox::machine::{Door, Lease, Machine, Origin, Start, static_addresses};
 use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Kind, Result};
 use crate::finding::Finding;
@@ -143,7 +143,7 @@ impl Check<'_> {
         );
         let start = Start {
             spec: &plan.machine,
-            image,
+            origin: Origin::Image(image),
             disk: plan.disk.as_ref().map(|(size, _)| *size),
             seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed)?,
             lease,
@@ -186,7 +186,8 @@ impl Check<'_> {
         };
         let resolving = source::resolve(&self.plan.source, &cx);
         let resolved = self.run.phase("resolve", resolving).await?;
-        let brought = proxmox::import(self.server, &resolved, &cx, self.run).await?;
+        let identified = proxmox::identify(&resolved, &cx, self.run).await?;
+        let brought = proxmox::import(self.server, &resolved, identified, &cx, self.run).await?;
         let told = brought.image.volume.clone();
         Ok((brought.image, told))
     }

@@ -100,7 +100,8 @@ async fn bring(plan: &Plan, server: &Proxmox, online: &Online<'_>, run: &Run) ->
     };
     let resolving = source::resolve(&plan.source, &cx);
     let resolved = run.phase("resolve", resolving).await?;
-    proxmox::import(server, &resolved, &cx, run).await
+    let identified = proxmox::identify(&resolved, &cx, run).await?;
+    proxmox::import(server, &resolved, identified, &cx, run).await
 }
 
 /// Lists the base images on a target.

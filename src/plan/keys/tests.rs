@@ -18,7 +18,7 @@ run = 'true'
 
 fn base() -> Base {
     Base {
-        sha256: "b".into(),
+        digest: "b".into(),
         disk: 1 << 30,
     }
 }
@@ -108,7 +108,7 @@ fn the_base_image_and_the_machine_change_every_key() {
     let first = with(base());
     for other in [
         Base {
-            sha256: "c".into(),
+            digest: "c".into(),
             ..base()
         },
         Base {
@@ -207,7 +207,10 @@ fn an_uploaded_file_counts_by_content_and_mode_and_not_by_its_time() {
         let overrides = Overrides::default();
         let recipes = recipe::parse("x.toml", text, folder.path(), &overrides, &NoWeb);
         let recipes = recipes.now_or_never().unwrap().unwrap();
-        let plan = Plan::new(&recipes[0], &Facts::gather(&recipes[0], None).unwrap());
+        let plan = Plan::new(
+            &recipes[0],
+            &Facts::gather(&recipes[0], None, None).unwrap(),
+        );
         let keys = Keys::new(&plan, &base(), secret, true);
         keys.chain[1].key.clone()
     };

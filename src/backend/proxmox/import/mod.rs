@@ -3,7 +3,7 @@
 mod download;
 mod send;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::image::file_name;
@@ -12,7 +12,7 @@ use super::task::{Ended, TaskFailure, Upid};
 use super::{Proxmox, StoredImage, privilege};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::run::{Resource, Run};
-use crate::source::{self, Algorithm, Context, Digest, Format, Offered, Resolved};
+use crate::source::{self, BaseImage, Basis, Context, Format, Offered, Resolved};
 
 /// An image that is on the node now.
 #[derive(Debug)]
@@ -30,6 +30,34 @@ pub enum How {
     Uploaded,
 }
 
+/// An image that may have to be brought.
+pub struct Identified {
+    pub basis: Basis,
+    /// Where it had to be fetched to know its digest.
+    fetched: Option<BaseImage>,
+}
+
+/// Finds out the digest of the image that `resolved` stands for.
+pub async fn identify(resolved: &Resolved, cx: &Context<'_>, run: &Run) -> Result<Identified> {
+    if let Some(digest) = &resolved.expected {
+        return Ok(Identified {
+            basis: Basis {
+                path: PathBuf::new(),
+                origin: resolved.origin.clone(),
+                digest: digest.clone(),
+                verified: resolved.verified.clone(),
+            },
+            fetched: None,
+        });
+    }
+    // A file without any expectation is known by its own digest.
+    let image = run.phase("source", source::fetch(resolved, cx)).await?;
+    Ok(Identified {
+        basis: image.basis(),
+        fetched: Some(image),
+    })
+}
+
 /// Sees to it that the node has the base image that `resolved` stands for.
 ///
 /// Errors: the image has another digest ([`Kind::Verification`]); its name is taken by something else ([`Kind::Conflict`]);
@@ -37,21 +65,13 @@ pub enum How {
 pub async fn import(
     server: &Proxmox,
     resolved: &Resolved,
+    identified: Identified,
     cx: &Context<'_>,
     run: &Run,
 ) -> Result<Brought> {
     let import = Import { server, cx, run };
-    // A file without any expectation is known by its own digest.
-    let (digest, fetched) = match &resolved.expected {
-        Some(digest) => (digest.clone(), None),
-        None => {
-            let image = run.phase("source", source::fetch(resolved, cx)).await?;
-            let digest = Digest::new(Algorithm::Sha256, &image.sha256);
-            let digest = digest.ok_or_else(|| Error::new("reading the digest of the image"))?;
-            (digest, Some(image))
-        }
-    };
-    let file = file_name(&digest);
+    let Identified { basis, fetched } = identified;
+    let file = file_name(&basis.digest);
     let offered = match cx.offline {
         true => None,
         false => {

@@ -29,7 +29,8 @@ pub struct Door<'d> {
 }
 
 impl Door<'_> {
-    fn login(&self, address: IpAddr) -> Login {
+    /// How to log in at an address.
+    pub fn login(&self, address: IpAddr) -> Login {
         Login {
             address: SocketAddr::new(address, self.port),
             user: self.user.to_owned(),

@@ -1,9 +1,7 @@
-//! Creating a machine, under an id that nobody else has.
+//! Getting a machine under an id that nobody else has.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
-
-use serde::Deserialize;
 
 use super::site::Site;
 use crate::backend::proxmox::Proxmox;
@@ -14,8 +12,8 @@ use crate::backend::proxmox::task::{Ended, Upid};
 use crate::error::{Error, Kind, Result};
 use crate::run::{Resource, Run};
 
-/// How long the node may take to copy the image to the disk.
-const CREATION: Duration = Duration::from_secs(60 * 60);
+/// How long the node may take to copy the image, or another machine's disk.
+const COPY: Duration = Duration::from_secs(60 * 60);
 
 /// How many ids are tried that seem to be free: machines that we may not see have some.
 const TRIES: usize = 32;
@@ -23,28 +21,37 @@ const TRIES: usize = 32;
 /// How often one is asked for when connections break, the first time included.
 const ATTEMPTS: u32 = 3;
 
-/// The kind of the task, as Proxmox VE names it.
-const TASK: &str = "qmcreate";
+/// How a machine is asked for.
+pub struct Wanted<C> {
+    /// The kind of the task that makes it, as Proxmox VE names it.
+    pub task: &'static str,
+    /// The machine that the task is said to be about, if that is not the new one.
+    pub source: Option<u32>,
+    /// The call that makes one under an id. The machine must have the build's tag or its [name](super::lease::Lease::name)
+    /// when the task has ended.
+    pub call: C,
+}
 
-/// Creates a machine of what `parameters` says for an id, and returns the id with the promise that it will be removed. The id
-/// is claimed by that: the server has no other way, and of two who create one at the same time, one is told so.
+/// Has a machine made, and returns its id with the promise that it will be removed. The id is claimed by that: the server has
+/// no other way, and of two who want one at the same time, one is told so.
 pub async fn claim(
     server: &Proxmox,
     site: &Site<'_>,
     build: &str,
-    parameters: impl Fn(u32) -> Vec<(&'static str, String)>,
+    wanted: Wanted<impl Fn(u32) -> Call>,
     run: &Run,
 ) -> Result<(u32, Resource)> {
     let doing = format!("making a machine on {}", server.target.name);
-    let taken = ids(server).await;
-    let taken = taken.map_err(|failure| failure.during(doing.as_str()))?;
+    let there = server.machines().await;
+    let there = there.map_err(|failure| failure.during(doing.as_str()))?;
+    let taken: BTreeSet<u32> = there.iter().map(|machine| machine.vmid).collect();
     let free = site.vmids.clone().filter(|vmid| !taken.contains(vmid));
     for vmid in free.take(TRIES) {
         let machine = run.guard(server.leftover(What::Machine {
             vmid,
             build: build.to_owned(),
         }))?;
-        match create(server, vmid, &parameters(vmid), &doing, run).await? {
+        match make(server, vmid, &wanted, &doing, run).await? {
             true => {}
             // Somebody was first, and nothing was made.
             false => {
@@ -57,8 +64,7 @@ pub async fn claim(
         if config.is_some_and(|config| config.is_of(build)) {
             return Ok((vmid, machine));
         }
-        // The task that was found after a lost answer was somebody else's.
-        run.release(&machine)?;
+        // The task that was found after a lost answer was somebody else's. Ours may still come, so the journal keeps it.
     }
     let (first, last) = (site.vmids.start(), site.vmids.end());
     Err(Error::new(doing)
@@ -70,31 +76,20 @@ pub async fn claim(
         )))
 }
 
-/// The ids of the machines on the node that we may see.
-async fn ids(server: &Proxmox) -> Result<BTreeSet<u32>, Failure> {
-    #[derive(Deserialize)]
-    struct Listed {
-        vmid: u32,
-    }
-    let call = Call::get(server.node_path(&["qemu"]));
-    let listed: Vec<Listed> = server.client.call(call).await?;
-    Ok(listed.iter().map(|machine| machine.vmid).collect())
-}
-
-/// Creates a machine; false if the id is taken.
-async fn create(
+/// Has a machine made; false if the id is taken.
+async fn make(
     server: &Proxmox,
     vmid: u32,
-    parameters: &[(&'static str, String)],
+    wanted: &Wanted<impl Fn(u32) -> Call>,
     doing: &str,
     run: &Run,
 ) -> Result<bool> {
-    let Some(upid) = ask(server, vmid, parameters, doing).await? else {
+    let Some(upid) = ask(server, vmid, wanted, doing).await? else {
         return Ok(false);
     };
     // While it is made it has no tags, so it is known by its task alone.
     let task = run.guard(server.leftover(What::Task { upid: upid.clone() }))?;
-    match server.follow(&upid, CREATION).await {
+    match server.follow(&upid, COPY).await {
         Ok(()) => {}
         Err(Ended::Task(failed)) => {
             run.release(&task)?;
@@ -110,14 +105,12 @@ async fn create(
 async fn ask(
     server: &Proxmox,
     vmid: u32,
-    parameters: &[(&'static str, String)],
+    wanted: &Wanted<impl Fn(u32) -> Call>,
     doing: &str,
 ) -> Result<Option<Upid>> {
     let failed = |failure: Failure| failure.during(doing);
-    let call = Call::post(server.node_path(&["qemu"]));
-    let with = |call: Call, (name, value): &(&'static str, String)| call.with(name, value);
-    let call = parameters.iter().fold(call, with);
-    let before = server.tasks(TASK).await.map_err(failed)?;
+    let call = (wanted.call)(vmid);
+    let before = server.tasks(wanted.task).await.map_err(failed)?;
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -133,8 +126,8 @@ async fn ask(
             return Err(failed(failure));
         }
         // It may have been heard.
-        let after = server.tasks(TASK).await.map_err(failed)?;
-        let about = vmid.to_string();
+        let after = server.tasks(wanted.task).await.map_err(failed)?;
+        let about = wanted.source.unwrap_or(vmid).to_string();
         let mut new = after.difference(&before);
         match new.find(|upid| upid.about() == about) {
             Some(upid) => return Ok(Some(upid.clone())),

@@ -1,11 +1,20 @@
 //! What a machine is made of, in Proxmox VE's words.
 
-use super::Start;
 use super::site::Site;
+use super::{Lease, Start};
 use crate::backend::Firmware;
+use crate::backend::proxmox::StoredImage;
 
 /// The machine's disk. SCSI, since only that controller passes on which blocks are not needed any more.
 pub const DISK: &str = "scsi0";
+
+/// The drive that the seed is in.
+pub const SEED: &str = "scsi1";
+
+/// A volume in a CD drive.
+pub fn cd(volume: &str) -> String {
+    format!("{volume},media=cdrom")
+}
 
 /// Bytes in a MiB.
 const MIB: u64 = 1 << 20;
@@ -14,15 +23,16 @@ const MIB: u64 = 1 << 20;
 pub fn parameters(
     vmid: u32,
     start: &Start<'_>,
+    image: &StoredImage,
     site: &Site<'_>,
     seed: &str,
 ) -> Vec<(&'static str, String)> {
     let spec = start.spec;
     let (images, bridge) = (site.images, site.bridge);
-    let image = &start.image.volume;
+    let image = &image.volume;
     let mut parameters = vec![
         ("vmid", vmid.to_string()),
-        ("name", format!("imgbuild-{}", start.lease.build)),
+        ("name", Lease::name(&start.lease.build)),
         ("tags", start.lease.tags()),
         ("description", start.description.to_owned()),
         ("ostype", "l26".into()),
@@ -37,7 +47,7 @@ pub fn parameters(
             DISK,
             format!("{images}:0,import-from={image},discard=on,iothread=1"),
         ),
-        ("scsi1", format!("{seed},media=cdrom")),
+        (SEED, cd(seed)),
         ("boot", format!("order={DISK}")),
         ("net0", format!("virtio,bridge={bridge}")),
         ("serial0", "socket".into()),
@@ -70,8 +80,7 @@ pub fn size(disk: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::proxmox::StoredImage;
-    use crate::backend::proxmox::machine::Lease;
+    use crate::backend::proxmox::machine::Origin;
     use crate::backend::{Accel, Spec};
 
     fn made(firmware: Firmware) -> Vec<(&'static str, String)> {
@@ -89,7 +98,7 @@ mod tests {
         };
         let start = Start {
             spec: &spec,
-            image: &image,
+            origin: Origin::Image(&image),
             disk: None,
             seed: &[],
             lease: Lease {
@@ -104,7 +113,7 @@ mod tests {
             bridge: "vmbr1",
             vmids: 9000..=9000,
         };
-        parameters(9000, &start, &site, "local:iso/seed.iso")
+        parameters(9000, &start, &image, &site, "local:iso/seed.iso")
     }
 
     fn value<'p>(parameters: &'p [(&str, String)], name: &str) -> Option<&'p str> {

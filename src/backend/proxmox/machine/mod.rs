@@ -2,12 +2,15 @@
 
 mod address;
 mod claim;
+mod clone;
 mod hardware;
 mod lease;
 mod left;
+mod list;
 mod operate;
 mod remove;
 mod site;
+mod template;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -26,21 +29,34 @@ use crate::ssh::SshSession;
 use crate::store;
 use crate::text::hex;
 pub use address::{Door, static_addresses};
-pub use lease::Lease;
+use claim::Wanted;
+pub use lease::{Lease, OURS, stamp, time as time_of};
 pub use left::Found;
+pub use list::Listed;
 use operate::OPERATION;
 pub use remove::remove;
 use site::Site;
+pub use template::{Label, Template};
 
 /// How long the node may take to put a seed in its place.
 const COPY: Duration = Duration::from_secs(5 * 60);
 
+/// How much longer than the guest's own time a shutdown may take.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// What a machine's disk begins as.
+pub enum Origin<'s> {
+    /// A copy of a base image.
+    Image(&'s StoredImage),
+    /// An overlay on the disk of the template of this id.
+    Template(u32),
+}
+
 /// What a machine starts with.
 pub struct Start<'s> {
     pub spec: &'s Spec,
-    /// What its disk is a copy of.
-    pub image: &'s StoredImage,
-    /// The size of its disk in bytes; that of the image if not given.
+    pub origin: Origin<'s>,
+    /// The size of its disk in bytes; that of its origin if not given.
     pub disk: Option<u64>,
     /// The volume that tells the guest who it is.
     pub seed: &'s [u8],
@@ -49,13 +65,15 @@ pub struct Start<'s> {
     pub description: &'s str,
 }
 
-/// A machine. It is in the run's journal until it is removed.
+/// A machine. It is in the run's journal until it is removed, or has become a template.
 pub struct Machine<'m> {
     server: &'m Proxmox,
     run: &'m Run,
     pub vmid: u32,
+    lease: Lease,
     machine: Resource,
-    seed: Resource,
+    /// None for one that has none any more.
+    seed: Option<Resource>,
 }
 
 impl<'m> Machine<'m> {
@@ -68,21 +86,50 @@ impl<'m> Machine<'m> {
         let sending = send_seed(server, &site, &file, start.seed, run);
         let seed = run.phase("upload seed", sending).await?;
         let volume = format!("{}:iso/{file}", site.iso);
-        let parameters = |vmid| hardware::parameters(vmid, &start, &site, &volume);
-        let claiming = claim::claim(server, &site, &start.lease.build, parameters, run);
-        let (vmid, machine) = run.phase("create machine", claiming).await?;
+        let (vmid, machine) = match start.origin {
+            Origin::Image(image) => {
+                let wanted = Wanted {
+                    task: "qmcreate",
+                    source: None,
+                    call: |vmid| {
+                        let call = Call::post(server.node_path(&["qemu"]));
+                        let all = hardware::parameters(vmid, &start, image, &site, &volume);
+                        let all = all.into_iter();
+                        all.fold(call, |call, (name, value)| call.with(name, value))
+                    },
+                };
+                let claiming = claim::claim(server, &site, &start.lease.build, wanted, run);
+                run.phase("create machine", claiming).await?
+            }
+            Origin::Template(source) => {
+                let kind = clone::Kind::Linked;
+                let cloning = clone::clone(server, &site, source, kind, &start.lease, run);
+                run.phase("clone template", cloning).await?
+            }
+        };
         let made = Machine {
             server,
             run,
             vmid,
+            lease: start.lease.clone(),
             machine,
-            seed,
+            seed: Some(seed),
         };
+        if let Origin::Template(_) = start.origin {
+            let change = clone::change(&start, &volume);
+            run.phase("set up clone", made.configure(&change, &[]))
+                .await?;
+        }
         if let Some(size) = start.disk {
             run.phase("grow disk", made.grow(size)).await?;
         }
         run.phase("start machine", made.power_on()).await?;
         Ok(made)
+    }
+
+    /// Sets and deletes options of its configuration.
+    async fn configure(&self, set: &[(&'static str, String)], delete: &[&str]) -> Result<()> {
+        self.server.configure(self.vmid, set, delete).await
     }
 
     /// Makes the disk this many bytes large.
@@ -124,12 +171,44 @@ impl<'m> Machine<'m> {
         self.run.phase("boot", connect).await
     }
 
+    /// Asks the guest to power off, and makes it if it does not. Returns whether it had to be made.
+    pub async fn power_off(&self, patience: Duration) -> Result<bool> {
+        let doing = format!("shutting down the machine {}", self.vmid);
+        let path = |what| self.server.machine_path(self.vmid, &["status", what]);
+        let call = Call::post(path("shutdown")).with("timeout", patience.as_secs().to_string());
+        let asked = self.server.operate(call, &doing, patience + MARGIN).await;
+        let Err(error) = asked else {
+            return Ok(false);
+        };
+        if error.get_kind() != Kind::Operation {
+            return Err(error);
+        }
+        self.run.events.log_only(&error.to_string());
+        let doing = format!("stopping the machine {}", self.vmid);
+        let stop = Call::post(path("stop"));
+        self.server.operate(stop, &doing, OPERATION).await?;
+        Ok(true)
+    }
+
+    /// Takes the seed out of a machine that is off, and removes it.
+    pub async fn drop_seed(&mut self) -> Result<()> {
+        if let Some(seed) = &self.seed {
+            self.configure(&[], &[hardware::SEED]).await?;
+            self.run.remove(seed).await?;
+            self.seed = None;
+        }
+        Ok(())
+    }
+
     /// Removes it with its disk and its seed, whatever it is doing.
     pub async fn remove(self) -> Result<()> {
         let run = self.run;
         let remove = async {
             run.remove(&self.machine).await?;
-            run.remove(&self.seed).await
+            match &self.seed {
+                Some(seed) => run.remove(seed).await,
+                None => Ok(()),
+            }
         };
         run.phase("remove machine", remove).await
     }

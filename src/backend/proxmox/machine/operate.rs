@@ -31,17 +31,26 @@ const RUNNING: &str = "already running";
 /// The part of a configuration that is of interest.
 #[derive(Debug, Deserialize)]
 pub struct Config {
+    pub name: Option<String>,
     tags: Option<String>,
     /// What is being done with the machine.
     pub lock: Option<String>,
     scsi0: Option<String>,
+    template: Option<u8>,
+    pub description: Option<String>,
 }
 
 impl Config {
-    /// Whether this build made the machine.
+    /// Whether this build made the machine. A clone has its name from the beginning, but its source's tags.
     pub fn is_of(&self, build: &str) -> bool {
         let tags = self.tags.as_deref().unwrap_or_default();
-        lease::split(tags).any(|tag| tag == Lease::tag(build))
+        self.name.as_deref() == Some(&Lease::name(build))
+            || lease::split(tags).any(|tag| tag == Lease::tag(build))
+    }
+
+    /// Whether it is a template.
+    pub fn is_template(&self) -> bool {
+        self.template == Some(1)
     }
 
     /// The bytes of the machine's disk.
@@ -61,7 +70,7 @@ impl Proxmox {
     }
 
     /// The configuration of a machine; `None` if there is none of this id.
-    pub(super) async fn machine_config(&self, vmid: u32) -> Result<Option<Config>, Failure> {
+    pub async fn machine_config(&self, vmid: u32) -> Result<Option<Config>, Failure> {
         let call = Call::get(self.machine_path(vmid, &["config"]));
         match self.client.call(call).await {
             Ok(config) => Ok(Some(config)),

@@ -19,7 +19,7 @@ const MAKING: Duration = Duration::from_secs(5 * 60);
 const PACE: Duration = Duration::from_secs(1);
 
 /// What a machine that is being made is locked with. It has nothing else yet, no tags either.
-const MAKING_LOCK: &str = "create";
+const MAKING_LOCKS: [&str; 2] = ["create", "clone"];
 
 /// Removes the machine of this id if this build made it, with its disks, whatever it is doing. One that is gone, or that
 /// somebody else has made under the id, is success.
@@ -35,10 +35,10 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
     }
     let stop = Call::post(server.machine_path(vmid, &["status", "stop"]));
     server.operate(stop, &doing, OPERATION).await?;
-    let delete = Call::delete(server.machine_path(vmid, &[]))
-        .with("purge", "1")
-        .with("destroy-unreferenced-disks", "1");
-    match server.operate(delete, &doing, REMOVAL).await {
+    match server
+        .operate(deletion(server, vmid), &doing, REMOVAL)
+        .await
+    {
         Ok(()) => Ok(()),
         // It may have been heard though its answer was lost.
         Err(error) => match is_ours(server, vmid, build, &doing).await? {
@@ -46,6 +46,31 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
             false => Ok(()),
         },
     }
+}
+
+/// What Proxmox VE says of a template whose disks others are overlays of.
+const IN_USE: &str = "is still in use";
+
+impl Proxmox {
+    /// Removes a layer; false if others are made of it, so that it stays.
+    pub async fn remove_layer(&self, vmid: u32) -> Result<bool> {
+        let doing = format!("removing the layer {vmid} from {}", self.target.name);
+        match self.operate(deletion(self, vmid), &doing, REMOVAL).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.get_cause().is_some_and(|why| why.contains(IN_USE)) => Ok(false),
+            Err(error) => match self.machine_config(vmid).await {
+                // It may have been heard though its answer was lost, or somebody else was first.
+                Ok(None) => Ok(true),
+                _ => Err(error),
+            },
+        }
+    }
+}
+
+fn deletion(server: &Proxmox, vmid: u32) -> Call {
+    Call::delete(server.machine_path(vmid, &[]))
+        .with("purge", "1")
+        .with("destroy-unreferenced-disks", "1")
 }
 
 /// Whether there is a machine of this id, and the build made it. One that is being made is waited for.
@@ -60,7 +85,8 @@ async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Resul
         if config.is_of(build) {
             return Ok(true);
         }
-        if config.lock.as_deref() != Some(MAKING_LOCK) {
+        let lock = config.lock.as_deref();
+        if !lock.is_some_and(|lock| MAKING_LOCKS.contains(&lock)) {
             return Ok(false);
         }
         if began.elapsed() > MAKING {
