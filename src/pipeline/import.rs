@@ -21,7 +21,8 @@ pub(super) async fn image(bench: &Workbench<'_>, base: &BaseImage) -> Result<Art
     base.still_there()?;
     let digest = record::digest(bench.unfinished_path(), &run.events);
     let digest = run.phase("digest", digest);
-    let list = inventory(bench.unfinished_path(), bench.target.format, plan);
+    let disk = bench.unfinished_disk();
+    let list = inventory(&disk, plan);
     let list = run.phase("sbom", async { Ok(list.await) });
     let (sha256, inventory) = futures_util::future::try_join(digest, list).await?;
     let definition = definition::of(bench, base, &[]);

@@ -233,7 +233,8 @@ async fn build_image<'b>(
     let judge = async {
         let audit = bench.audit(&sealing, &evidence);
         let audit = run.phase("audit", audit);
-        let list = inventory::inventory(bench.unfinished_path(), bench.target.format, plan);
+        let disk = bench.unfinished_disk();
+        let list = inventory::inventory(&disk, plan);
         let inventory = run.phase("sbom", async { Ok(list.await) });
         let (audit, inventory) = futures_util::future::try_join(audit, inventory).await?;
         bench.test(backing.size, &mut uploads, login).await?;

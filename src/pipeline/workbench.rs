@@ -14,7 +14,7 @@ use super::{Artifact, Options, SshGuest};
 use crate::backend::Backing;
 use crate::backend::qemu::image::{self, Target};
 use crate::backend::qemu::{Machine, Saved, Start, accel};
-use crate::disk;
+use crate::disk::{self, Origin};
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{self, Compression, Plan};
 use crate::provenance::Files;
@@ -264,6 +264,14 @@ impl<'b> Workbench<'b> {
         Ok(metadata?.len())
     }
 
+    /// The same as something to read.
+    pub fn unfinished_disk(&self) -> Origin {
+        Origin::File {
+            path: self.unfinished_path(),
+            format: self.target.format,
+        }
+    }
+
     pub fn unfinished_image(&self) -> Resource {
         Resource::File {
             path: self.unfinished_path(),
@@ -272,8 +280,7 @@ impl<'b> Workbench<'b> {
 
     /// Looks at the disk that came out, whatever the guest said.
     pub async fn audit(&self, sealing: &seal::Plan, evidence: &Evidence) -> Result<seal::Report> {
-        let image = self.unfinished_path();
-        let report = seal::audit(&image, self.target.format, sealing, evidence).await?;
+        let report = seal::audit(&self.unfinished_disk(), sealing, evidence).await?;
         for unread in &report.unread {
             let (what, place) = (&unread.kind, &unread.partition);
             let text = format!("the audit could not look into {place} ({what})");
