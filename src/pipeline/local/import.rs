@@ -22,7 +22,8 @@ pub(super) async fn image(bench: &Workbench<'_>, base: &BaseImage) -> Result<Art
     base.still_there()?;
     let path = bench.bench.unfinished_path();
     let digest = run.phase("digest", record::digest(path.clone(), &run.events));
-    let list = inventory(path.clone(), bench.target.format, plan);
+    let disk = bench.unfinished_disk();
+    let list = inventory(&disk, plan);
     let list = run.phase("sbom", async { Ok(list.await) });
     let (sha256, inventory) = futures_util::future::try_join(digest, list).await?;
     let made = made(image, &path, sha256)?;

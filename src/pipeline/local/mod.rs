@@ -163,7 +163,8 @@ impl<'b> Place<'b> for Local<'b> {
         let look = async {
             let audit = bench.audit(&sealing.plan, &sealing.evidence);
             let audit = run.phase("audit", audit);
-            let list = inventory(path.clone(), bench.target.format, bench.bench.plan);
+            let disk = bench.unfinished_disk();
+            let list = inventory(&disk, bench.bench.plan);
             let inventory = run.phase("sbom", async { Ok(list.await) });
             let found = try_join(audit, inventory).await?;
             tested.await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::backend::Backing;
 use crate::backend::qemu::image::{self, Target};
 use crate::backend::qemu::{Machine, Saved, Start, accel};
-use crate::disk;
+use crate::disk::{self, Origin};
 use crate::error::{Kind, Result};
 use crate::pipeline::SshGuest;
 use crate::pipeline::bench::{Bench, Role};
@@ -177,10 +177,17 @@ impl<'b> Workbench<'b> {
         image::zero(disk, &free.ranges).await
     }
 
+    /// The unfinished image as something to read.
+    pub fn unfinished_disk(&self) -> Origin {
+        Origin::File {
+            path: self.bench.unfinished_path(),
+            format: self.target.format,
+        }
+    }
+
     /// Looks at the disk that came out, whatever the guest said.
     pub async fn audit(&self, sealing: &seal::Plan, evidence: &Evidence) -> Result<seal::Report> {
-        let image = self.bench.unfinished_path();
-        let report = seal::audit(&image, self.target.format, sealing, evidence).await?;
+        let report = seal::audit(&self.unfinished_disk(), sealing, evidence).await?;
         judged(report, &self.bench.run.events)
     }
 
