@@ -21,6 +21,10 @@ pub struct Volume {
     pub id: String,
     /// Bytes.
     pub size: Option<u64>,
+    /// The machine that it belongs to, if it is a disk.
+    pub vmid: Option<u32>,
+    /// What it is an overlay of, in the storage's own words.
+    pub parent: Option<String>,
 }
 
 impl Proxmox {

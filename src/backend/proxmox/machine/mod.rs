@@ -3,6 +3,7 @@
 mod address;
 mod claim;
 mod clone;
+mod fixed;
 mod hardware;
 mod lease;
 mod left;
@@ -30,6 +31,7 @@ use crate::store;
 use crate::text::hex;
 pub use address::{Door, static_addresses};
 use claim::Wanted;
+pub use fixed::Copy;
 pub use lease::{Lease, OURS, stamp, time as time_of};
 pub use left::Found;
 pub use list::Listed;

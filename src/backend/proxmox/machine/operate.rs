@@ -43,9 +43,12 @@ pub struct Config {
 impl Config {
     /// Whether this build made the machine. A clone has its name from the beginning, but its source's tags.
     pub fn is_of(&self, build: &str) -> bool {
-        let tags = self.tags.as_deref().unwrap_or_default();
-        self.name.as_deref() == Some(&Lease::name(build))
-            || lease::split(tags).any(|tag| tag == Lease::tag(build))
+        self.name.as_deref() == Some(&Lease::name(build)) || self.has(&Lease::tag(build))
+    }
+
+    /// Whether it has this tag.
+    pub fn has(&self, tag: &str) -> bool {
+        lease::split(self.tags.as_deref().unwrap_or_default()).any(|other| other == tag)
     }
 
     /// Whether it is a template.

@@ -1,5 +1,6 @@
 //! Removing a machine: the orderly end, and what is left of one.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use super::operate::OPERATION;
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
+use crate::backend::proxmox::error::Failure;
 use crate::error::{Error, Result};
 
 /// How long removing a machine with its disks may take.
@@ -52,17 +54,39 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
 const IN_USE: &str = "is still in use";
 
 impl Proxmox {
-    /// Removes a layer; false if others are made of it, so that it stays.
-    pub async fn remove_layer(&self, vmid: u32) -> Result<bool> {
-        let doing = format!("removing the layer {vmid} from {}", self.target.name);
+    /// The machines whose disks are overlays of a template's, as far as the storage for disks tells.
+    pub async fn users_of(&self, vmid: u32) -> Result<BTreeSet<u32>, Failure> {
+        let Some(storage) = &self.target.images else {
+            return Ok(BTreeSet::new());
+        };
+        let volumes = self.volumes(storage, "images").await?;
+        let base = format!("base-{vmid}-");
+        let above = volumes.into_iter().filter(|volume| {
+            let parent = volume.parent.as_deref();
+            parent.is_some_and(|parent| parent.contains(&base))
+        });
+        Ok(above.filter_map(|volume| volume.vmid).collect())
+    }
+
+    /// Removes a template with its disks. The server refuses while others are overlays of them.
+    pub(super) async fn remove_template(&self, vmid: u32) -> Result<()> {
+        let doing = format!("removing the template {vmid} from {}", self.target.name);
         match self.operate(deletion(self, vmid), &doing, REMOVAL).await {
-            Ok(()) => Ok(true),
-            Err(error) if error.get_cause().is_some_and(|why| why.contains(IN_USE)) => Ok(false),
+            Ok(()) => Ok(()),
             Err(error) => match self.machine_config(vmid).await {
                 // It may have been heard though its answer was lost, or somebody else was first.
-                Ok(None) => Ok(true),
+                Ok(None) => Ok(()),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// Removes a layer; false if others are made of it, so that it stays.
+    pub async fn remove_layer(&self, vmid: u32) -> Result<bool> {
+        match self.remove_template(vmid).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.get_cause().is_some_and(|why| why.contains(IN_USE)) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 }

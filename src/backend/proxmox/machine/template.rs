@@ -93,7 +93,7 @@ impl Template<'_> {
 }
 
 impl Proxmox {
-    async fn make_template(&self, vmid: u32) -> Result<()> {
+    pub(super) async fn make_template(&self, vmid: u32) -> Result<()> {
         let doing = format!("making the machine {vmid} a template");
         let call = Call::post(self.machine_path(vmid, &["template"]));
         let Err(error) = self.operate(call, &doing, CONVERSION).await else {
