@@ -21,6 +21,9 @@ pub struct Volume {
     pub id: String,
     /// Bytes.
     pub size: Option<u64>,
+    /// When it was written last, in seconds since 1970 by the node's clock.
+    #[serde(rename = "ctime")]
+    pub changed: Option<i64>,
 }
 
 impl Proxmox {
