@@ -107,6 +107,8 @@ impl Node {
 
     /// Calls the node, and waits until the task that this starts has ended.
     fn curl(&self, path: &str, fields: &[&str]) {
+        let running = || self.server.inventory().running.len();
+        let others = running();
         let sent = Command::new("curl")
             // A server in a hurry drops an upload that is held up for a moment.
             .args(["--retry", "5", "--retry-all-errors"])
@@ -117,7 +119,7 @@ impl Node {
             .output()
             .unwrap();
         assert!(sent.status.success(), "{sent:?}");
-        while !self.server.inventory().running.is_empty() {
+        while running() > others {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }

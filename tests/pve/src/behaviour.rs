@@ -108,6 +108,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "An upload with a wrong checksum is answered 200 with a UPID. Its task fails, and the file does not come to be."),
     row(UPLOADS, "an_upload_names_its_file_in_its_task_s_log", Read,
         "An upload's UPID has no id. The log says `target file: PATH`, once the checksum is right."),
+    row(UPLOADS, "an_upload_replaces_what_is_there", Read,
+        "An upload is copied over a file of its name. The list says by `ctime` when a file was changed last."),
     row(UPLOADS, "an_upload_with_a_ticket_needs_no_csrf_token", Read,
         "Uploads are the only calls other than GET that a ticket is enough for."),
     row(UPLOADS, "a_download_replaces_nothing", Observed,

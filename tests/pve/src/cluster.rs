@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::access::Access;
 use crate::fault::Faults;
 use crate::lock::Locks;
@@ -19,6 +21,8 @@ use crate::vm::Vm;
 pub struct Cluster {
     world: Mutex<World>,
     pub faults: Mutex<Faults>,
+    /// Tasks that hang wait for a change of this.
+    pub relents: watch::Sender<()>,
     pub requests: Mutex<Vec<Request>>,
     pub locks: Locks,
     pub born: Instant,
@@ -63,6 +67,7 @@ impl Cluster {
                 resources: None,
             }),
             faults: Mutex::default(),
+            relents: watch::Sender::default(),
             requests: Mutex::default(),
             locks: Locks::default(),
             born: Instant::now(),

@@ -27,8 +27,14 @@ pub enum What {
     TaskError { message: String },
     /// The call's task has a warning, and so ends with `WARNINGS: 1`, which is a success.
     TaskWarns { message: String },
-    /// The call's task stops in the middle of its work, with all locks that it has, and never ends unless it is aborted.
+    /// The call's task stops in the middle of its work, with all locks that it has, and never ends unless it is aborted
+    /// or the server relents.
     TaskHangs,
+    /// As `TaskHangs`, and nobody is told of the task: 596 after the 30 s of a proxied call.
+    TaskUntold,
+    /// The call's task is killed in the middle of its work, as when its node loses power: it says nothing more, and does not
+    /// clean up. Of an upload, half of the file is there.
+    TaskKilled,
     /// Another process has the lock of the VM for longer than the call waits.
     LockTimeout,
     /// Somebody else makes a VM with the id that the call is about to use. It stays, and is nobody's to remove.

@@ -120,9 +120,10 @@ impl Server {
         held(&self.cluster.faults).add(fault);
     }
 
-    /// Lets nothing more go wrong.
+    /// Lets nothing more go wrong. Tasks that hang go on.
     pub fn relent(&self) {
         held(&self.cluster.faults).clear();
+        self.cluster.relents.send_replace(());
     }
 
     /// All calls so far.

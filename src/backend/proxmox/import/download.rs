@@ -9,7 +9,7 @@ use crate::backend::proxmox::StoredImage;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::{Failure, Why};
 use crate::backend::proxmox::leftover::What;
-use crate::backend::proxmox::task::Upid;
+use crate::backend::proxmox::task::{Begun, Ended, Upid};
 use crate::error::Result;
 use crate::source::Offered;
 
@@ -64,28 +64,33 @@ impl Import<'_> {
     /// Lets the node download an image. That it failed to is told by the inner error.
     async fn download(&self, offered: &Offered, file: &str) -> Result<Result<StoredImage>> {
         let doing = format!("downloading {file} to {}", self.server.target.name);
-        let asked = self.guard(What::Download { file: file.into() })?;
-        let upid = match self.ask_for_download(offered, file).await {
-            Ok(upid) => upid,
-            Err(failure) if failure.why.is_uncertain() => return Err(failure.during(doing)),
+        let begun = match self.ask_for_download(offered, file).await {
+            Ok(begun) => begun,
             Err(failure) => {
-                self.run.release(&asked)?;
+                let uncertain = failure.why.is_uncertain();
                 return match failure.why {
-                    Why::Refused(_) => Ok(Err(failure.during(doing))),
+                    Why::Refused(_) if !uncertain => Ok(Err(failure.during(doing))),
                     _ => Err(failure.during(doing)),
                 };
             }
         };
-        let task = self.guard(What::Task { upid: upid.clone() })?;
-        self.run.release(&asked)?;
-        match self.finish(&task, &upid, DOWNLOAD).await? {
-            Ok(()) => self.result(file, offered.size).await.map(Ok),
-            Err(failed) => Ok(Err(failed.during(doing, &upid))),
+        let upid = begun.upid.clone();
+        let task = self.guard(&begun, What::Task { upid })?;
+        let failed = match self.server.follow(&begun.upid, DOWNLOAD).await {
+            Ok(()) => None,
+            Err(Ended::Task(failed)) => Some(failed),
+            // It stays in the journal, and is aborted when this has been told.
+            Err(Ended::Untold(error)) => return Err(error),
+        };
+        self.release(task)?;
+        match failed {
+            None => self.result(file, offered.size).await.map(Ok),
+            Some(failed) => Ok(Err(failed.during(doing, &begun.upid))),
         }
     }
 
     /// Asks for a download, and returns its task.
-    async fn ask_for_download(&self, offered: &Offered, file: &str) -> Result<Upid, Failure> {
+    async fn ask_for_download(&self, offered: &Offered, file: &str) -> Result<Begun, Failure> {
         let server = self.server;
         let path = server.node_path(&["storage", &server.target.import, "download-url"]);
         let call = Call::post(path)
@@ -99,7 +104,7 @@ impl Import<'_> {
         loop {
             attempt += 1;
             let failure = match server.client.call::<Upid>(call.clone()).await {
-                Ok(upid) => return Ok(upid),
+                Ok(upid) => return Ok(Begun::told(upid)),
                 Err(failure) => failure,
             };
             if !failure.why.is_uncertain() {
@@ -109,7 +114,7 @@ impl Import<'_> {
             let after = server.tasks(TASK).await?;
             let mut new = after.difference(&before);
             match new.find(|upid| upid.about() == file) {
-                Some(upid) => return Ok(upid.clone()),
+                Some(upid) => return Ok(Begun::found(upid.clone())),
                 None if attempt < ATTEMPTS => {}
                 None => return Err(failure),
             }

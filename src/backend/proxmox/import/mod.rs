@@ -4,11 +4,10 @@ mod download;
 mod send;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::image::file_name;
 use super::leftover::What;
-use super::task::{Ended, TaskFailure, Upid};
+use super::task::Begun;
 use super::{Proxmox, StoredImage, privilege};
 use crate::error::{Context as _, Error, Kind, Result};
 use crate::run::{Resource, Run};
@@ -149,21 +148,6 @@ impl Import<'_> {
         }
     }
 
-    /// Waits for a task of ours. That it failed is told by the inner error. One that does not end stays in the journal, and
-    /// is aborted when the cause has been told.
-    async fn finish(
-        &self,
-        task: &Resource,
-        upid: &Upid,
-        deadline: Duration,
-    ) -> Result<Result<(), TaskFailure>> {
-        match self.server.follow(upid, deadline).await {
-            Ok(()) => self.run.release(task).map(Ok),
-            Err(Ended::Task(failed)) => self.run.release(task).map(|()| Err(failed)),
-            Err(Ended::Untold(error)) => Err(error),
-        }
-    }
-
     /// What is there when all is done.
     async fn result(&self, file: &str, size: Option<u64>) -> Result<StoredImage> {
         let doing = || format!("looking for {file} on {}", self.server.target.name);
@@ -191,7 +175,16 @@ impl Import<'_> {
         }
     }
 
-    fn guard(&self, what: What) -> Result<Resource> {
-        self.run.guard(self.server.leftover(what))
+    /// Promises to remove a task, if it is ours for sure. Before its name is known there is nothing to be promised: it ends by
+    /// itself, and then a whole image is there for everybody, or nothing.
+    fn guard(&self, begun: &Begun, what: What) -> Result<Option<Resource>> {
+        match begun.may_be_anothers {
+            true => Ok(None),
+            false => self.run.guard(self.server.leftover(what)).map(Some),
+        }
+    }
+
+    fn release(&self, guard: Option<Resource>) -> Result<()> {
+        guard.map_or(Ok(()), |guard| self.run.release(&guard))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Import, size};
 use crate::backend::proxmox::StoredImage;
 use crate::backend::proxmox::leftover::What;
+use crate::backend::proxmox::task::Ended;
 use crate::backend::proxmox::upload::Upload;
 use crate::backend::qemu::image::{self as local, Target};
 use crate::error::Result;
@@ -31,10 +32,6 @@ impl Import<'_> {
     async fn upload(&self, work: &Work, file: &str) -> Result<StoredImage> {
         let run = self.run;
         let doing = format!("uploading {file} to {}", self.server.target.name);
-        let guard = self.guard(What::Upload {
-            file: file.into(),
-            size: work.size,
-        })?;
         let upload = Upload {
             storage: &self.server.target.import,
             content: "import",
@@ -44,16 +41,22 @@ impl Import<'_> {
             size: work.size,
         };
         let sending = self.server.upload(&upload, &doing, &run.events);
-        let upid = run.phase("upload", sending).await?;
-        let task = self.guard(What::Task { upid: upid.clone() })?;
+        let begun = run.phase("upload", sending).await?;
+        let what = What::Copy {
+            upid: begun.upid.clone(),
+            file: file.into(),
+            size: work.size,
+        };
+        let guard = self.guard(&begun, what)?;
         let store = async {
-            match self.finish(&task, &upid, COPY).await? {
+            match self.server.follow(&begun.upid, COPY).await {
                 Ok(()) => self.result(file, Some(work.size)).await,
-                Err(failed) => Err(failed.during(doing, &upid)),
+                Err(Ended::Task(failed)) => Err(failed.during(doing, &begun.upid)),
+                Err(Ended::Untold(error)) => Err(error),
             }
         };
         let image = run.phase("store", store).await?;
-        run.release(&guard)?;
+        self.release(guard)?;
         Ok(image)
     }
 }

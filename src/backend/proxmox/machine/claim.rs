@@ -8,7 +8,7 @@ use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::leftover::What;
-use crate::backend::proxmox::task::{Ended, Upid};
+use crate::backend::proxmox::task::{Begun, Ended, Upid};
 use crate::error::{Error, Kind, Result};
 use crate::run::{Resource, Run};
 
@@ -84,21 +84,28 @@ async fn make(
     doing: &str,
     run: &Run,
 ) -> Result<bool> {
-    let Some(upid) = ask(server, vmid, wanted, doing).await? else {
+    let Some(begun) = ask(server, vmid, wanted, doing).await? else {
         return Ok(false);
     };
-    // While it is made it has no tags, so it is known by its task alone.
-    let task = run.guard(server.leftover(What::Task { upid: upid.clone() }))?;
-    match server.follow(&upid, COPY).await {
-        Ok(()) => {}
-        Err(Ended::Task(failed)) => {
-            run.release(&task)?;
-            return Err(failed.during(doing, &upid));
-        }
+    let upid = begun.upid;
+    // While it is made it has no tags, so it is known by its task alone. Of one that may be another's, removing the machine
+    // waits until it has some.
+    let task = match begun.may_be_anothers {
+        true => None,
+        false => Some(run.guard(server.leftover(What::Task { upid: upid.clone() }))?),
+    };
+    let failed = match server.follow(&upid, COPY).await {
+        Ok(()) => None,
+        Err(Ended::Task(failed)) => Some(failed),
         Err(Ended::Untold(error)) => return Err(error),
+    };
+    if let Some(task) = task {
+        run.release(&task)?;
     }
-    run.release(&task)?;
-    Ok(true)
+    match failed {
+        None => Ok(true),
+        Some(failed) => Err(failed.during(doing, &upid)),
+    }
 }
 
 /// Asks for a machine, and returns the task that makes it; `None` if the id is taken.
@@ -107,7 +114,7 @@ async fn ask(
     vmid: u32,
     wanted: &Wanted<impl Fn(u32) -> Call>,
     doing: &str,
-) -> Result<Option<Upid>> {
+) -> Result<Option<Begun>> {
     let failed = |failure: Failure| failure.during(doing);
     let call = (wanted.call)(vmid);
     let before = server.tasks(wanted.task).await.map_err(failed)?;
@@ -115,7 +122,7 @@ async fn ask(
     loop {
         attempt += 1;
         let failure = match server.client.call::<Upid>(call.clone()).await {
-            Ok(upid) => return Ok(Some(upid)),
+            Ok(upid) => return Ok(Some(Begun::told(upid))),
             Err(failure) => failure,
         };
         // The second time it may be ourselves who have it, by a call that was heard late: then the journal must keep it.
@@ -130,7 +137,7 @@ async fn ask(
         let about = wanted.source.unwrap_or(vmid).to_string();
         let mut new = after.difference(&before);
         match new.find(|upid| upid.about() == about) {
-            Some(upid) => return Ok(Some(upid.clone())),
+            Some(upid) => return Ok(Some(Begun::found(upid.clone()))),
             None if attempt < ATTEMPTS => {}
             None => return Err(failed(failure)),
         }

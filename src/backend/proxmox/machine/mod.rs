@@ -243,7 +243,8 @@ async fn send_seed(
         sha256: &hex(&Sha256::digest(content)),
         size: content.len() as u64,
     };
-    let upid = server.upload(&upload, &doing, &run.events).await?;
+    let begun = server.upload(&upload, &doing, &run.events).await?;
+    let upid = begun.upid;
     let task = run.guard(server.leftover(What::Task { upid: upid.clone() }))?;
     match server.follow(&upid, COPY).await {
         Ok(()) => {}
