@@ -8,7 +8,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{Action, Inputs, Plan, Step, digest};
-use crate::recipe::Cache;
+use crate::recipe::{Cache, Target};
 use crate::seed::UserData;
 use crate::text::hex;
 
@@ -183,6 +183,9 @@ fn root(plan: &Plan, base: &Base) -> Inputs {
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
+    if plan.on == Target::Proxmox {
+        inputs.extend(plan.proxmox.inputs());
+    }
     let mut add = |name: &str, text: Option<String>| {
         if let Some(text) = text {
             inputs.insert(name.to_owned(), short(&text));
@@ -219,12 +222,15 @@ fn image(plan: &Plan, last: &Key, secret: &impl Fn(&str) -> Option<String>) -> O
         .map(|step| format!("{:?}", step.cache))
         .collect();
     let keep: Vec<&str> = plan.keep.iter().map(|item| item.name()).collect();
-    let facts = serde_json::json!({
+    let mut facts = serde_json::json!({
         "last": last.key, "steps": steps, "ages": ages, "keep": keep,
         "image": [&plan.name, &plan.description], "labels": plan.labels,
         "output": format!("{:?}", plan.output), "import": plan.import,
         "provenance": PROVENANCE, "signing": plan.signing_key,
     });
+    if plan.on == Target::Proxmox {
+        facts["proxmox"] = serde_json::json!(plan.proxmox);
+    }
     Some(hex(&Sha256::digest(facts.to_string())))
 }
 

@@ -12,6 +12,7 @@ use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Kind, Result};
 use crate::finding::Finding;
 use crate::plan::{Facts, Plan};
+use crate::recipe::Target;
 use crate::run::{Interrupt, Run};
 use crate::seed::{self, Identity, Stages};
 use crate::source;
@@ -81,7 +82,11 @@ async fn plan(path: &Path, selection: &Selection, online: &Online<'_>) -> Result
             .cause("it is built on an image of yours, which the target does not have")
             .hint("boot the recipe that this one is built on"));
     }
-    let plan = Plan::new(&recipe, &Facts::default());
+    let facts = Facts {
+        on: Target::Proxmox,
+        ..Facts::default()
+    };
+    let plan = Plan::new(&recipe, &facts);
     match plan.import {
         true => Err(doing().cause("its image is taken as it is, without a machine")),
         false => Ok(plan),
@@ -143,6 +148,7 @@ impl Check<'_> {
         );
         let start = Start {
             spec: &plan.machine,
+            hardware: &plan.proxmox.hardware,
             image,
             disk: plan.disk.as_ref().map(|(size, _)| *size),
             seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed)?,

@@ -115,7 +115,7 @@ async fn ask(
 ) -> Result<Option<Upid>> {
     let failed = |failure: Failure| failure.during(doing);
     let call = Call::post(server.node_path(&["qemu"]));
-    let with = |call: Call, (name, value): &(&'static str, String)| call.with(name, value);
+    let with = |call: Call, (name, value): &(&'static str, String)| call.with(*name, value);
     let call = parameters.iter().fold(call, with);
     let before = server.tasks(TASK).await.map_err(failed)?;
     let mut attempt = 0;

@@ -2,7 +2,7 @@
 
 mod address;
 mod claim;
-mod hardware;
+pub mod hardware;
 mod lease;
 mod left;
 mod operate;
@@ -26,6 +26,7 @@ use crate::ssh::SshSession;
 use crate::store;
 use crate::text::hex;
 pub use address::{Door, static_addresses};
+pub use hardware::{Board, Disk, Extras, Hardware, HostPci, Network};
 pub use lease::Lease;
 pub use left::Found;
 use operate::OPERATION;
@@ -38,6 +39,7 @@ const COPY: Duration = Duration::from_secs(5 * 60);
 /// What a machine starts with.
 pub struct Start<'s> {
     pub spec: &'s Spec,
+    pub hardware: &'s Hardware,
     /// What its disk is a copy of.
     pub image: &'s StoredImage,
     /// The size of its disk in bytes; that of the image if not given.
@@ -63,7 +65,7 @@ impl<'m> Machine<'m> {
     ///
     /// Errors: the target does not say where ([`Kind::Usage`]), no id is free ([`Kind::Conflict`]), what the server says.
     pub async fn start(server: &'m Proxmox, start: Start<'_>, run: &'m Run) -> Result<Self> {
-        let site = Site::of(&server.target)?;
+        let site = Site::of(&server.target)?.with(start.hardware);
         let file = start.lease.seed_file();
         let sending = send_seed(server, &site, &file, start.seed, run);
         let seed = run.phase("upload seed", sending).await?;
