@@ -81,6 +81,12 @@ pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Stri
     }
 }
 
+/// Whether it can be the name of a node, storage, bridge or the like on Proxmox VE: what all of them allow together.
+pub fn is_plain_name(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(known)
+}
+
 /// Whether `name` is a host's name of one part: lower-case letters, digits and `-`, at most 63, no `-` at the ends.
 pub fn is_dns_label(name: &str) -> bool {
     let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -184,6 +184,9 @@ fn root(plan: &Plan, base: &Base) -> Inputs {
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
+    if plan.target.is_some() {
+        inputs.extend(plan.proxmox.inputs());
+    }
     let mut add = |name: &str, text: Option<String>| {
         if let Some(text) = text {
             inputs.insert(name.to_owned(), short(&text));
@@ -220,12 +223,15 @@ fn image(plan: &Plan, last: &Key, secret: &impl Fn(&str) -> Option<String>) -> O
         .map(|step| format!("{:?}", step.cache))
         .collect();
     let keep: Vec<&str> = plan.keep.iter().map(|item| item.name()).collect();
-    let facts = serde_json::json!({
+    let mut facts = serde_json::json!({
         "last": last.key, "steps": steps, "ages": ages, "keep": keep,
         "image": [&plan.name, &plan.description], "labels": plan.labels,
         "output": format!("{:?}", plan.output), "import": plan.import,
         "provenance": PROVENANCE, "signing": plan.signing_key,
     });
+    if plan.target.is_some() {
+        facts["proxmox"] = serde_json::json!(plan.proxmox);
+    }
     Some(hex(&Sha256::digest(facts.to_string())))
 }
 

@@ -2,6 +2,7 @@
 
 mod keys;
 mod print;
+mod proxmox;
 mod resolve;
 mod state;
 
@@ -12,12 +13,13 @@ use std::time::Duration;
 
 pub use keys::{Base, Break, Key, Keys};
 pub use print::Printed;
+pub use proxmox::Proxmox;
 use sha2::{Digest, Sha256};
 pub use state::{Known, State, states};
 
 use crate::backend::Spec;
 use crate::error::{Fault, Faults, Sources};
-use crate::recipe::{Cache, Content, Document, Recipe, Tree};
+use crate::recipe::{Cache, Content, Document, Recipe, Target, Tree};
 use crate::seal;
 use crate::secret::SecretSource;
 use crate::seed::Extra;
@@ -49,6 +51,8 @@ pub struct Plan {
     /// Whether the image is taken as it is, without a machine.
     pub import: bool,
     pub machine: Spec,
+    /// What machines are besides on a Proxmox VE node, and what the template is. Means nothing elsewhere.
+    pub proxmox: Proxmox,
     /// The size of the image's disk in bytes, and where the recipe says so; the base image's own size if it does not.
     pub disk: Option<(u64, Range<usize>)>,
     pub seed: Extra,
@@ -288,6 +292,14 @@ impl Uploaded {
 }
 
 impl Facts {
+    /// What kind of place it is for.
+    fn on(&self) -> Target {
+        match self.target {
+            None => Target::Qemu,
+            Some(_) => Target::Proxmox,
+        }
+    }
+
     /// Reads every file that the recipe uploads. `parent` is the image of the recipe that this one is built on.
     pub fn gather(
         recipe: &Recipe,
@@ -337,6 +349,7 @@ impl Plan {
             source: resolve::source_spec(recipe, facts),
             import: recipe.base.import,
             machine: resolve::machine(recipe),
+            proxmox: Proxmox::new(recipe),
             disk: recipe
                 .machine
                 .disk
@@ -395,12 +408,17 @@ pub(super) mod tests {
     use std::path::Path;
 
     pub(super) fn plan(text: &str) -> Plan {
+        plan_on(Target::Qemu, text)
+    }
+
+    pub(super) fn plan_on(on: Target, text: &str) -> Plan {
         let whole = format!("[image]\nname = 'x'\n[source]\nfile = 'base.qcow2'\n{text}");
         let overrides = Overrides::default();
         let recipes = recipe::parse("x.toml", &whole, Path::new("/recipes"), &overrides, &NoWeb);
         let recipes = recipes.now_or_never().unwrap().unwrap();
         let facts = Facts {
             current_folder: "/here".into(),
+            target: (on == Target::Proxmox).then(|| "lab".to_owned()),
             ..Facts::default()
         };
         Plan::new(&recipes[0], &facts)

@@ -221,11 +221,7 @@ pub(super) fn steps(
         let content = contents.get(index).unwrap_or(&nothing);
         let step = plan_step(recipe, role, index + 1, loaded, content, facts);
         let only_on = loaded.step.only_on.as_ref().map(Spanned::get_ref);
-        let here = match facts.target {
-            None => recipe::Target::Qemu,
-            Some(_) => recipe::Target::Proxmox,
-        };
-        if only_on.is_some_and(|targets| !targets.contains(&here)) {
+        if only_on.is_some_and(|targets| !targets.contains(&facts.on())) {
             sorted.elsewhere.push(step.name);
         } else if loaded.step.finally {
             sorted.finally.push(step);

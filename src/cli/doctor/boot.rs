@@ -40,7 +40,9 @@ pub async fn boot(
     let dirs = Dirs::from_env()?;
     let online = Online::new("doctor", &dirs, selection, global);
     super::super::gc::reap_first(&dirs, screen, interrupt).await?;
-    let plan = interrupt.or(plan(path, selection, &online)).await?;
+    let plan = interrupt
+        .or(plan(path, selection, &online, &server.target.name))
+        .await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let run = Run::start(&plan.name, &dirs, interrupt, observer)?;
     let check = Check {
@@ -65,7 +67,12 @@ pub async fn boot(
 }
 
 /// The one build that is meant.
-async fn plan(path: &Path, selection: &Selection, online: &Online<'_>) -> Result<Plan> {
+async fn plan(
+    path: &Path,
+    selection: &Selection,
+    online: &Online<'_>,
+    target: &str,
+) -> Result<Plan> {
     let doing = || Error::new(format!("booting {}", path.display())).kind(Kind::Usage);
     let mut recipes = selection.load(path, online).await?;
     let recipe = match recipes.len() {
@@ -81,7 +88,11 @@ async fn plan(path: &Path, selection: &Selection, online: &Online<'_>) -> Result
             .cause("it is built on an image of yours, which the target does not have")
             .hint("boot the recipe that this one is built on"));
     }
-    let plan = Plan::new(&recipe, &Facts::default());
+    let facts = Facts {
+        target: Some(target.to_owned()),
+        ..Facts::default()
+    };
+    let plan = Plan::new(&recipe, &facts);
     match plan.import {
         true => Err(doing().cause("its image is taken as it is, without a machine")),
         false => Ok(plan),
@@ -143,6 +154,7 @@ impl Check<'_> {
         );
         let start = Start {
             spec: &plan.machine,
+            hardware: &plan.proxmox.hardware,
             origin: Origin::Image(image),
             disk: plan.disk.as_ref().map(|(size, _)| *size),
             seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed)?,

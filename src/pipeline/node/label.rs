@@ -29,6 +29,7 @@ pub(super) fn label(
     ];
     let named = version.label.as_ref().map(|label| format!(" ({label})"));
     tags.extend(version.label.as_ref().map(|label| label.to_lowercase()));
+    tags.extend(plan.proxmox.tags.iter().cloned());
     let mut text = format!(
         "**{} {}**{}, built by imgbuild {} on {}\n",
         plan.name,

@@ -15,7 +15,7 @@ use super::{
     Artifact, Beginning, Options, SshGuest, attest, build_image, own_keys, remember, reserve,
 };
 use crate::backend::proxmox::machine::{
-    Door, Lease, Machine, Origin, Start, Template, static_addresses,
+    Copy, Door, Lease, Machine, Origin, Start, Template, static_addresses,
 };
 use crate::backend::proxmox::{self, Proxmox, StoredImage};
 use crate::error::{Context, Error, Kind, Result};
@@ -63,7 +63,10 @@ pub(super) async fn build(
     };
     let reserved = reserve((plan, &keys), &basis, options, run, is_there).await?;
     let (registry, version) = match reserved {
-        Beginning::UpToDate(artifact) => return Ok(*artifact),
+        Beginning::UpToDate(artifact) => {
+            copy(server, plan, &artifact, run).await?;
+            return Ok(*artifact);
+        }
         Beginning::Version(registry, version) => (registry, version),
     };
     let bench = Bench::prepare(plan, options, run, started, (registry, version)).await?;
@@ -80,7 +83,29 @@ pub(super) async fn build(
     let done = build_image(&mut node, &bench, &basis, login).await?;
     node.layers.evict().await;
     remember(run, &keys, &done);
+    copy(server, plan, &done.artifact, run).await?;
     Ok(done.artifact)
+}
+
+/// Puts a copy of a version under the id that the recipe keeps for that, unless it is there.
+async fn copy(server: &Proxmox, plan: &Plan, artifact: &Artifact, run: &Run) -> Result<()> {
+    let (Some(vmid), Some(template)) = (plan.proxmox.vmid, &artifact.template) else {
+        return Ok(());
+    };
+    if run
+        .unless_interrupted(server.has_copy(vmid, &template.name))
+        .await?
+    {
+        return Ok(());
+    }
+    let copy = Copy {
+        vmid,
+        image: &plan.name,
+        source: template.vmid,
+        hardware: &plan.proxmox.hardware,
+    };
+    run.unless_interrupted(server.replace_copy(&copy, &run.id, run))
+        .await
 }
 
 /// What cannot be built on a target.
@@ -163,6 +188,7 @@ impl<'b> Node<'b> {
         let disk = plan.disk.as_ref().map(|(size, _)| *size);
         let start = Start {
             spec: &plan.machine,
+            hardware: &plan.proxmox.hardware,
             disk: disk.filter(|_| matches!(origin, Origin::Image(_))),
             origin,
             seed: &bench.seed(role, &identity)?,
@@ -228,7 +254,7 @@ impl<'b> Place<'b> for Node<'b> {
         let origin = match &layer {
             Some(layer) => {
                 run.events.note(format!("going on after `{}`", layer.name));
-                Origin::Template(layer.vmid)
+                Origin::Layer(layer.vmid)
             }
             None => Origin::Image(&self.image),
         };
@@ -281,7 +307,7 @@ impl<'b> Place<'b> for Node<'b> {
         self.power_off(machine).await?;
         let make = machine.make_layer(&label);
         let vmid = self.bench.run.phase("make layer", make).await?;
-        let origin = Origin::Template(vmid);
+        let origin = Origin::Layer(vmid);
         let recorded = std::mem::take(&mut begun.guest.recorded);
         let (machine, mut guest, identity) = self.boot(Role::Build, origin, login).await?;
         guest.recorded = recorded;
@@ -306,13 +332,15 @@ impl<'b> Place<'b> for Node<'b> {
 
     async fn seal_off(&mut self, working: Working<'b>) -> Result<Sealed<'b>> {
         let (bench, run) = (self.bench, self.bench.run);
+        let hardware = &bench.plan.proxmox.hardware;
         let mut machine = working.machine;
         self.power_off(&mut machine).await?;
         if working.is_on_layer {
             // Layers come and go; an image stays.
-            run.phase("copy disk", machine.stand_alone()).await?;
+            run.phase("copy disk", machine.stand_alone(hardware))
+                .await?;
         }
-        let convert = machine.into_template(bench.final_path());
+        let convert = machine.into_template(hardware, bench.final_path());
         let template = run.phase("make template", convert).await?;
         Ok(Sealed { template })
     }

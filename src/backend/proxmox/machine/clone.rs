@@ -1,9 +1,10 @@
 //! Machines that are made of others.
 
 use super::claim::{Wanted, claim};
+use super::hardware::{self, Change};
 use super::lease::Lease;
 use super::site::Site;
-use super::{Start, hardware};
+use super::{Origin, Start};
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
 use crate::error::Result;
@@ -24,6 +25,7 @@ pub async fn clone(
     site: &Site<'_>,
     source: u32,
     kind: Kind,
+    pool: Option<&str>,
     lease: &Lease,
     run: &Run,
 ) -> Result<(u32, Resource)> {
@@ -35,6 +37,10 @@ pub async fn clone(
             let call = Call::post(server.machine_path(source, &["clone"]))
                 .with("newid", vmid.to_string())
                 .with("name", Lease::name(&lease.build));
+            let call = match pool {
+                Some(pool) => call.with("pool", pool),
+                None => call,
+            };
             match kind {
                 // Where it is stored is not ours to say.
                 Kind::Linked => call.with("full", "0"),
@@ -45,11 +51,14 @@ pub async fn clone(
     claim(server, site, &lease.build, wanted, run).await
 }
 
-/// What a new clone must be told: whose it is, and its seed.
-pub fn change(start: &Start<'_>, seed: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("tags", start.lease.tags()),
-        ("description", start.description.to_owned()),
-        (hardware::SEED, hardware::cd(seed)),
-    ]
+/// What a new clone must be told: whose it is, and its seed. One of a finished template gets a machine's hardware.
+pub fn change(start: &Start<'_>, site: &Site<'_>, seed: &str) -> Change {
+    let mut change = match start.origin {
+        Origin::Template(_) => hardware::tested(start.hardware, site),
+        Origin::Image(_) | Origin::Layer(_) => Change::default(),
+    };
+    change.set("tags", start.lease.tags());
+    change.set("description", start.description);
+    change.set(hardware::SEED, hardware::cd(seed));
+    change
 }

@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::clone::{self, Kind};
+use super::hardware::Hardware;
 use super::lease::{Lease, OURS};
+use super::operate::Config;
 use super::site::Site;
 use super::template::Label;
 use crate::backend::proxmox::{Proxmox, TEMPLATE};
@@ -28,24 +30,20 @@ pub struct Copy<'c> {
     pub image: &'c str,
     /// The template that it is a copy of.
     pub source: u32,
-    /// What that is called.
-    pub label: &'c Label,
+    pub hardware: &'c Hardware,
 }
 
-impl Copy<'_> {
-    /// What the copy says that it is a copy of. Another one is made only if this changes.
-    fn label(&self) -> Label {
-        let mut tags = self.label.tags.clone();
-        tags.retain(|tag| tag != TEMPLATE);
-        tags.push(COPY.to_owned());
-        Label {
-            name: self.label.name.clone(),
-            tags,
-            description: format!(
-                "A copy of {} ({}), under an id that stays the same.\n\n{}",
-                self.label.name, self.source, self.label.description
-            ),
-        }
+/// What the copy of a template is called: it is no version, but says of which it is a copy.
+fn label(source: u32, config: &Config) -> Label {
+    let name = config.name.clone().unwrap_or_default();
+    let tags = config.tags().filter(|tag| *tag != TEMPLATE);
+    let said = config.description.as_deref().unwrap_or_default();
+    Label {
+        tags: tags.chain([COPY]).map(str::to_owned).collect(),
+        description: format!(
+            "A copy of {name} ({source}), under an id that stays the same.\n\n{said}"
+        ),
+        name,
     }
 }
 
@@ -70,37 +68,49 @@ impl Proxmox {
         let doing = format!("replacing the template {vmid} on {}", self.target.name);
         let site = Site {
             vmids: vmid..=vmid,
-            ..Site::of(&self.target)?
+            ..Site::of(&self.target)?.with(copy.hardware)
         };
-        let old = self.machine_config(vmid).await;
-        let old = old.map_err(|failure| failure.during(doing.as_str()))?;
+        let pool = copy.hardware.pool.as_deref();
+        let asked = async |vmid| {
+            let config = self.machine_config(vmid).await;
+            config.map_err(|failure| failure.during(doing.as_str()))
+        };
+        let source = asked(copy.source).await?.ok_or_else(|| {
+            Error::new(doing.as_str()).cause(format!("the version, {}, is gone", copy.source))
+        })?;
+        let label = label(copy.source, &source);
+        let old = asked(vmid).await?;
         if let Some(old) = &old {
             let ours = old.has(OURS) && old.has(COPY) && old.has(copy.image) && old.is_template();
             if !ours {
                 let name = old.name.as_deref().unwrap_or("without a name");
                 return Err(Error::new(doing)
                     .kind(ErrorKind::Conflict)
-                    .cause(format!("the id is that of {name}, which is no copy of {}", copy.image))
+                    .cause(format!(
+                        "the id is that of {name}, which is no copy of {}",
+                        copy.image
+                    ))
                     .hint("give `[target.proxmox] vmid` another id, or remove that machine"));
             }
             let users = self.users_of(vmid).await;
             let users = users.map_err(|failure| failure.during(doing.as_str()))?;
             refuse_in_use(&users, &doing)?;
-            run.phase("remove old copy", self.remove_template(vmid)).await?;
+            run.phase("remove old copy", self.remove_template(vmid))
+                .await?;
         }
         let lease = Lease::new(build, COPYING)?;
         let made = async {
-            let cloning = clone::clone(self, &site, copy.source, Kind::Full, &lease, run);
+            let cloning = clone::clone(self, &site, copy.source, Kind::Full, pool, &lease, run);
             let (_, resource) = run.phase("copy template", cloning).await?;
             self.make_template(vmid).await?;
-            self.label(vmid, &copy.label()).await?;
+            self.label(vmid, &label).await?;
             run.release(&resource)
         };
         made.await.map_err(|error: Error| {
             error.hint(format!(
                 "there is no template {vmid} now; the version is there as {} ({}): run the build again, which only makes the \
                  copy, or clone it by hand",
-                copy.label.name, copy.source
+                label.name, copy.source
             ))
         })
     }
@@ -113,6 +123,9 @@ fn refuse_in_use(users: &BTreeSet<u32>, doing: &str) -> Result<()> {
     let names: Vec<String> = users.iter().map(u32::to_string).collect();
     Err(Error::new(doing)
         .kind(ErrorKind::Conflict)
-        .cause(format!("these machines are linked clones of it: {}", names.join(", ")))
+        .cause(format!(
+            "these machines are linked clones of it: {}",
+            names.join(", ")
+        ))
         .hint("move their disks (which makes them whole), or remove them, and run the build again"))
 }

@@ -32,6 +32,8 @@ use crate::text::hex;
 pub use address::{Door, static_addresses};
 use claim::Wanted;
 pub use fixed::Copy;
+use hardware::Change;
+pub use hardware::{Board, Disk, Extras, Hardware, HostPci, Network};
 pub use lease::{Lease, OURS, stamp, time as time_of};
 pub use left::Found;
 pub use list::Listed;
@@ -50,13 +52,16 @@ const MARGIN: Duration = Duration::from_secs(60);
 pub enum Origin<'s> {
     /// A copy of a base image.
     Image(&'s StoredImage),
-    /// An overlay on the disk of the template of this id.
+    /// An overlay on the disk of the layer of this id, which has a machine's hardware.
+    Layer(u32),
+    /// An overlay on the disk of the finished template of this id.
     Template(u32),
 }
 
 /// What a machine starts with.
 pub struct Start<'s> {
     pub spec: &'s Spec,
+    pub hardware: &'s Hardware,
     pub origin: Origin<'s>,
     /// The size of its disk in bytes; that of its origin if not given.
     pub disk: Option<u64>,
@@ -83,7 +88,7 @@ impl<'m> Machine<'m> {
     ///
     /// Errors: the target does not say where ([`Kind::Usage`]), no id is free ([`Kind::Conflict`]), what the server says.
     pub async fn start(server: &'m Proxmox, start: Start<'_>, run: &'m Run) -> Result<Self> {
-        let site = Site::of(&server.target)?;
+        let site = Site::of(&server.target)?.with(start.hardware);
         let file = start.lease.seed_file();
         let sending = send_seed(server, &site, &file, start.seed, run);
         let seed = run.phase("upload seed", sending).await?;
@@ -103,9 +108,9 @@ impl<'m> Machine<'m> {
                 let claiming = claim::claim(server, &site, &start.lease.build, wanted, run);
                 run.phase("create machine", claiming).await?
             }
-            Origin::Template(source) => {
-                let kind = clone::Kind::Linked;
-                let cloning = clone::clone(server, &site, source, kind, &start.lease, run);
+            Origin::Layer(source) | Origin::Template(source) => {
+                let (kind, pool) = (clone::Kind::Linked, start.hardware.pool.as_deref());
+                let cloning = clone::clone(server, &site, source, kind, pool, &start.lease, run);
                 run.phase("clone template", cloning).await?
             }
         };
@@ -117,21 +122,16 @@ impl<'m> Machine<'m> {
             machine,
             seed: Some(seed),
         };
-        if let Origin::Template(_) = start.origin {
-            let change = clone::change(&start, &volume);
-            run.phase("set up clone", made.configure(&change, &[]))
-                .await?;
+        if !matches!(start.origin, Origin::Image(_)) {
+            let change = clone::change(&start, &site, &volume);
+            let changing = server.configure(vmid, change);
+            run.phase("set up clone", changing).await?;
         }
         if let Some(size) = start.disk {
             run.phase("grow disk", made.grow(size)).await?;
         }
         run.phase("start machine", made.power_on()).await?;
         Ok(made)
-    }
-
-    /// Sets and deletes options of its configuration.
-    async fn configure(&self, set: &[(&'static str, String)], delete: &[&str]) -> Result<()> {
-        self.server.configure(self.vmid, set, delete).await
     }
 
     /// Makes the disk this many bytes large.
@@ -195,7 +195,11 @@ impl<'m> Machine<'m> {
     /// Takes the seed out of a machine that is off, and removes it.
     pub async fn drop_seed(&mut self) -> Result<()> {
         if let Some(seed) = &self.seed {
-            self.configure(&[], &[hardware::SEED]).await?;
+            let change = Change {
+                delete: vec![hardware::SEED.into()],
+                ..Change::default()
+            };
+            self.server.configure(self.vmid, change).await?;
             self.run.remove(seed).await?;
             self.seed = None;
         }

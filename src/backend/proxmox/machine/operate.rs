@@ -46,9 +46,12 @@ impl Config {
         self.name.as_deref() == Some(&Lease::name(build)) || self.has(&Lease::tag(build))
     }
 
-    /// Whether it has this tag.
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        lease::split(self.tags.as_deref().unwrap_or_default())
+    }
+
     pub fn has(&self, tag: &str) -> bool {
-        lease::split(self.tags.as_deref().unwrap_or_default()).any(|other| other == tag)
+        self.tags().any(|other| other == tag)
     }
 
     /// Whether it is a template.

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::clone::{self, Kind};
+use super::hardware::{self, Change, Hardware};
 use super::site::Site;
 use super::{Machine, OPERATION};
 use crate::backend::proxmox::Proxmox;
@@ -35,13 +36,14 @@ pub struct Template<'m> {
 
 impl<'m> Machine<'m> {
     /// Makes this machine, which must be off and without a seed, a copy that needs nothing of what it was an overlay of.
-    pub async fn stand_alone(&mut self) -> Result<()> {
-        let site = Site::of(&self.server.target)?;
+    pub async fn stand_alone(&mut self, hardware: &Hardware) -> Result<()> {
+        let site = Site::of(&self.server.target)?.with(hardware);
         let copying = clone::clone(
             self.server,
             &site,
             self.vmid,
             Kind::Full,
+            hardware.pool.as_deref(),
             &self.lease,
             self.run,
         );
@@ -51,10 +53,19 @@ impl<'m> Machine<'m> {
         self.run.remove(&original).await
     }
 
-    /// Makes it a template: it must be off, and without a seed. `published` is the file that will say that it is published:
-    /// from then on it belongs to no build.
-    pub async fn into_template(self, published: &Path) -> Result<Template<'m>> {
+    /// Makes it a template with its own hardware: it must be off, and without a seed. `published` is the file that will say that
+    /// it is published: from then on it belongs to no build.
+    pub async fn into_template(
+        self,
+        hardware: &Hardware,
+        published: &Path,
+    ) -> Result<Template<'m>> {
         let (server, run) = (self.server, self.run);
+        let site = Site::of(&server.target)?.with(hardware);
+        let change = hardware::template(hardware, &site);
+        if !change.is_empty() {
+            server.configure(self.vmid, change).await?;
+        }
         let resource = run.guard(server.leftover(What::Template {
             vmid: self.vmid,
             build: self.lease.build.clone(),
@@ -109,33 +120,28 @@ impl Proxmox {
 
     /// Names and tags a machine or template.
     pub async fn label(&self, vmid: u32, label: &Label) -> Result<()> {
-        let set = [
-            ("name", label.name.clone()),
-            ("tags", label.tags.join(";")),
-            ("description", label.description.clone()),
-        ];
-        self.configure(vmid, &set, &[]).await
+        let mut change = Change::default();
+        change.set("name", label.name.as_str());
+        change.set("tags", label.tags.join(";"));
+        change.set("description", label.description.as_str());
+        self.configure(vmid, change).await
     }
 
     /// Gives a machine or template other tags.
     pub async fn retag(&self, vmid: u32, tags: &[String]) -> Result<()> {
-        self.configure(vmid, &[("tags", tags.join(";"))], &[]).await
+        let mut change = Change::default();
+        change.set("tags", tags.join(";"));
+        self.configure(vmid, change).await
     }
 
-    /// Sets and deletes options of a machine's configuration.
-    pub(super) async fn configure(
-        &self,
-        vmid: u32,
-        set: &[(&'static str, String)],
-        delete: &[&str],
-    ) -> Result<()> {
+    /// Changes a machine's configuration.
+    pub(super) async fn configure(&self, vmid: u32, change: Change) -> Result<()> {
         let call = Call::post(self.machine_path(vmid, &["config"]));
-        let call = set
-            .iter()
-            .fold(call, |call, (name, value)| call.with(name, value));
-        let call = match delete.is_empty() {
+        let set = change.set.into_iter();
+        let call = set.fold(call, |call, (name, value)| call.with(name, value));
+        let call = match change.delete.is_empty() {
             true => call,
-            false => call.with("delete", delete.join(",")),
+            false => call.with("delete", change.delete.join(",")),
         };
         let doing = format!("changing the configuration of the machine {vmid}");
         self.operate(call, &doing, OPERATION).await
