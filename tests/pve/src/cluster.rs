@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::access::Access;
 use crate::fault::Faults;
 use crate::lock::Locks;
+use crate::machine::Kind;
 use crate::record::Request;
 use crate::reply::Failure;
 use crate::setup::{Setup, Storage};
@@ -29,6 +30,7 @@ pub struct Cluster {
     pub ssh_port: u16,
     /// The first number of Proxmox's version.
     pub release: u32,
+    pub guests: Kind,
     /// Where guests are reached, by their ids.
     network: [u8; 2],
     pace: u32,
@@ -73,6 +75,7 @@ impl Cluster {
             born: Instant::now(),
             ssh_port: setup.ssh_port,
             release: setup.release,
+            guests: setup.guests,
             network,
             pace: setup.pace,
             folder: folder.to_owned(),

@@ -44,6 +44,18 @@ pub async fn convert(from: &Path, format: &str, to: &Path, into: &str) -> Result
     copied.map_err(|error| format!("copy failed: {error}"))
 }
 
+/// Writes the content of an image into a file that is there, empty, and as long as what the guest sees.
+pub async fn fill(from: &Path, format: &str, to: &Path) -> Result<(), String> {
+    let (from, to) = (from.to_string_lossy(), to.to_string_lossy());
+    let formats = ["-f", format, "-O", "raw"];
+    let arguments = [
+        &["convert", "-n", "--target-is-zero"],
+        &formats[..],
+        &[&from, &to],
+    ];
+    run(&arguments.concat()).await
+}
+
 /// Makes an empty image.
 pub async fn create(path: &Path, format: &str, bytes: u64) -> Result<(), String> {
     let path = path.to_string_lossy();

@@ -1,5 +1,6 @@
 //! A Proxmox VE API for tests: an HTTPS server on loopback that speaks the part of the API which imgbuild uses, with the
-//! behaviours that were observed on Proxmox VE 8.4 ([`BEHAVIOURS`] is the list), and that runs real QEMU guests.
+//! behaviours that were observed on Proxmox VE 8.4 ([`BEHAVIOURS`] is the list), and that runs real QEMU guests, or sandboxes
+//! in their place.
 //!
 //! # Starting one
 //!
@@ -58,6 +59,29 @@
 //! The guest that `scripts/make-tiny-image` makes has an agent, boots from SCSI and virtio, and reads a seed from a CD-ROM drive.
 //!
 //! What stands for "the guest" is `machine` alone.
+//!
+//! # Sandboxes
+//!
+//! ```no_run
+//! # use pve_lab::{Server, Setup};
+//! let server = Server::start(Setup::new().sandboxes("out/base/tiny-amd64.qcow2"));
+//! ```
+//!
+//! Guests of this server are the tiny guest's programs in namespaces of their own, under the host's kernel. `status/start` has one
+//! reachable by SSH in about a quarter of a second, for tests that start hundreds. It has the keys, the user and the name that
+//! the seed in its CD-ROM drive gives it, an agent, and a new boot id at each boot. It goes down and reboots when it is told to, over
+//! the API and from within. What is another than in QEMU:
+//!
+//! - **Only root can make one**: [`Setup::sandboxes`] panics for others. Mounts are of namespaces that go with the guest.
+//! - The root file system is that of the image. What is on the boot disk does not matter (it may be small and empty), and
+//!   nothing is written to it: a clone of a guest's disk does not have what its steps did. A reboot from within keeps what was
+//!   written, a stop does not.
+//! - Other SCSI disks are read-only files, no devices, `/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-scsiN`, with the raw content
+//!   that they had when they were attached.
+//! - The network is the host's, and cannot be changed. sshd listens at the guest's address only; 10.0.2.2 is nowhere.
+//! - root has few capabilities: mounting, setting the clock, making devices and loading modules fail. `/proc` and `/sys`
+//!   are read-only, there are no control groups, and `sync` does nothing.
+//! - There is no firmware and no kernel of its own, and memory and CPUs are the host's.
 //!
 //! # What is not as on the real one
 //!

@@ -1,6 +1,9 @@
 //! What a server has when it starts.
 
+use std::path::PathBuf;
+
 use crate::access::Access;
+use crate::machine::Kind;
 
 /// The token that [`Setup::new`] makes.
 pub const TOKEN: &str = "builder@pve!lab";
@@ -44,6 +47,7 @@ pub struct Setup {
     pub(crate) access: Access,
     pub(crate) pace: u32,
     pub(crate) ssh_port: u16,
+    pub(crate) guests: Kind,
     pub(crate) release: u32,
     pub(crate) port: u16,
 }
@@ -117,6 +121,7 @@ impl Setup {
             access,
             pace: 1,
             ssh_port: 2222,
+            guests: Kind::Qemu,
             release: 8,
             port: 0,
         }
@@ -192,6 +197,21 @@ impl Setup {
     /// Where, at its own address, a guest's port 22 is reached.
     pub fn ssh_port(mut self, port: u16) -> Self {
         self.ssh_port = port;
+        self
+    }
+
+    /// Guests are sandboxes with the root file system of this image, which `scripts/make-tiny-image` made, and not what the disks
+    /// of the VMs would boot. See the [crate's documentation](crate#sandboxes).
+    ///
+    /// # Panics
+    ///
+    /// When this process is not root's.
+    pub fn sandboxes(mut self, image: impl Into<PathBuf>) -> Self {
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "sandboxes are made of mounts and namespaces: run this as root, or with guests in QEMU"
+        );
+        self.guests = Kind::Sandbox(image.into());
         self
     }
 

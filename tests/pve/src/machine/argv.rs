@@ -27,7 +27,7 @@ pub struct Network {
 }
 
 impl Spec {
-    fn get(&self, key: &str) -> &str {
+    pub fn get(&self, key: &str) -> &str {
         self.config.get(key).map_or("", String::as_str)
     }
 
@@ -170,7 +170,7 @@ fn device(spec: &Spec, key: &str, drive: &Drive) -> Option<String> {
 }
 
 /// The place in `boot: order=…`; without one the first disk is first.
-fn boot_index(spec: &Spec, key: &str) -> Option<usize> {
+pub fn boot_index(spec: &Spec, key: &str) -> Option<usize> {
     match property(spec.get("boot"), "order") {
         Some(order) => order.split(';').position(|it| it == key).map(|at| at + 1),
         None => {

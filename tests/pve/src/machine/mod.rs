@@ -1,85 +1,73 @@
-//! The machine behind a running VM: a QEMU process.
+//! The machine behind a running VM: a QEMU process, or a sandbox.
 
 mod argv;
 mod channel;
 pub mod firmware;
+mod qemu;
+mod sandbox;
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use tokio::net::UnixListener;
-use tokio::sync::Mutex;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use crate::process;
-use channel::Channel;
+use qemu::Qemu;
+use sandbox::Sandbox;
 
 pub use argv::{Network, Spec, has_agent};
 
-/// How long QEMU may take to connect to its control socket under a heavy load.
-const STARTUP: Duration = Duration::from_secs(60);
+/// What guests are.
+pub enum Kind {
+    /// Whatever boots from the VM's disks.
+    Qemu,
+    /// The programs of this image, without a machine.
+    Sandbox(PathBuf),
+}
+
+enum Guest {
+    Qemu(Qemu),
+    Sandbox(Sandbox),
+}
 
 /// A running machine. It is killed when the last handle is dropped.
 pub struct Machine {
-    qmp: Mutex<Channel>,
-    agent: Mutex<Channel>,
+    guest: Guest,
     pub pid: u32,
     kill: CancellationToken,
     gone: CancellationToken,
 }
 
 impl Machine {
-    /// Starts QEMU, with its sockets in `folder`. `ended` is called once it is no more.
+    /// Starts one, with its files in `folder`. `ended` is called once it is no more.
     pub async fn start(
+        kind: &Kind,
         folder: PathBuf,
         spec: &Spec,
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<Arc<Machine>, String> {
-        let failed = |error: std::io::Error| format!("start failed: {error}");
-        // QEMU connects to sockets that are there: nothing has to be waited for.
-        let (qmp_path, agent_path) = (folder.join("qmp"), folder.join("agent"));
-        for path in [&qmp_path, &agent_path] {
-            let _ = std::fs::remove_file(path);
-        }
-        let qmp = UnixListener::bind(&qmp_path).map_err(failed)?;
-        let agent = UnixListener::bind(&agent_path).map_err(failed)?;
-        let mut child = process::command("qemu-system-x86_64")
-            .args(argv::argv(spec, &folder))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(std::fs::File::create(folder.join("stderr")).map_err(failed)?)
-            .spawn()
-            .map_err(failed)?;
-        let connected = async {
-            let qmp = Channel::new(qmp.accept().await?.0);
-            std::io::Result::Ok((qmp, Channel::new(agent.accept().await?.0)))
-        };
-        let (mut qmp, agent) = tokio::select! {
-            connected = connected => connected.map_err(failed)?,
-            _ = child.wait() => {
-                let said = std::fs::read_to_string(folder.join("stderr")).unwrap_or_default();
-                return Err(format!("start failed: QEMU exited with code 1: {}", said.trim()));
+        let (guest, mut life) = match kind {
+            Kind::Qemu => {
+                let (qemu, life) = Qemu::start(&folder, spec).await?;
+                (Guest::Qemu(qemu), life)
             }
-            () = tokio::time::sleep(STARTUP) => return Err("start failed: got timeout".into()),
+            Kind::Sandbox(image) => {
+                let (sandbox, life) = Sandbox::start(image, &folder, spec).await?;
+                (Guest::Sandbox(sandbox), life)
+            }
         };
-        qmp.greet().await.map_err(failed)?;
         let machine = Arc::new(Machine {
-            qmp: Mutex::new(qmp),
-            agent: Mutex::new(agent),
-            pid: child.id().unwrap_or_default(),
+            guest,
+            pid: life.pid(),
             kill: CancellationToken::new(),
             gone: CancellationToken::new(),
         });
         let (kill, gone) = (machine.kill.clone(), machine.gone.clone());
         tokio::spawn(async move {
             tokio::select! {
-                _ = child.wait() => {}
-                () = kill.cancelled() => {
-                    let _ = child.kill().await;
-                }
+                () = life.ended() => {}
+                () = kill.cancelled() => life.kill().await,
             }
             ended();
             gone.cancel();
@@ -89,9 +77,10 @@ impl Machine {
 
     /// Presses the power button.
     pub async fn power_down(&self) -> Result<(), String> {
-        self.command("system_powerdown", json!({}))
-            .await
-            .map(|_| ())
+        match &self.guest {
+            Guest::Qemu(qemu) => qemu.power_down().await,
+            Guest::Sandbox(sandbox) => sandbox.power_down(),
+        }
     }
 
     /// Ends it at once.
@@ -107,14 +96,10 @@ impl Machine {
 
     /// Tells the guest that a disk is longer.
     pub async fn resize(&self, key: &str, bytes: u64) -> Result<(), String> {
-        let arguments = json!({"node-name": argv::node(key), "size": bytes});
-        self.command("block_resize", arguments).await.map(|_| ())
-    }
-
-    async fn command(&self, name: &str, arguments: Value) -> Result<Value, String> {
-        let mut qmp = self.qmp.lock().await;
-        let answer = qmp.ask(name, arguments).await;
-        answer.map_err(|error| format!("VM qmp command '{name}' failed - {error}"))?
+        match &self.guest {
+            Guest::Qemu(qemu) => qemu.resize(key, bytes).await,
+            Guest::Sandbox(sandbox) => sandbox.resize(key, bytes),
+        }
     }
 
     /// Asks the agent. `None`: it said nothing in time.
@@ -125,9 +110,10 @@ impl Machine {
         patience: Duration,
     ) -> Option<Result<Value, String>> {
         let asked = async {
-            let mut agent = self.agent.lock().await;
-            agent.sync().await.ok()?;
-            agent.ask(name, arguments).await.ok()
+            match &self.guest {
+                Guest::Qemu(qemu) => qemu.agent(name, arguments).await,
+                Guest::Sandbox(sandbox) => sandbox.agent(name, arguments).await,
+            }
         };
         tokio::time::timeout(patience, asked).await.ok().flatten()
     }

@@ -227,7 +227,7 @@ async fn begin(worker: &Worker, node: &str, vmid: u32) -> Result<(), String> {
         .folder(&format!("run/{vmid}"))
         .map_err(|error| error.to_string())?;
     let (owner, name) = (Arc::downgrade(cluster), node.to_owned());
-    let machine = Machine::start(folder, &spec, move || {
+    let machine = Machine::start(&cluster.guests, folder, &spec, move || {
         if let Some(cluster) = owner.upgrade() {
             ended(&cluster, &name, vmid);
         }

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Cursor, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
@@ -13,7 +14,7 @@ use crate::client::{Answer, Client, form};
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Waits until the guest's sshd says who it is.
-fn until_ssh(server: &Server, vmid: u32) {
+pub fn until_ssh(server: &Server, vmid: u32) {
     let begin = Instant::now();
     loop {
         let banner = TcpStream::connect((server.address(vmid), 2222)).and_then(|stream| {
@@ -25,15 +26,21 @@ fn until_ssh(server: &Server, vmid: u32) {
             Ok(line) if line.starts_with("SSH-2.0") => return,
             other => assert!(begin.elapsed() < DEADLINE, "{other:?}"),
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The image of the tiny guest.
+pub fn tiny() -> PathBuf {
+    let image = std::env::var_os("IMGBUILD_TEST_TINY");
+    image
+        .expect("IMGBUILD_TEST_TINY is not set: run scripts/test")
+        .into()
 }
 
 /// Has VM 100 with the tiny guest on this drive, running.
 fn has_guest(client: &Client, drive: &str, more: &[(&str, &str)]) {
-    let image = std::env::var_os("IMGBUILD_TEST_TINY");
-    let image = image.expect("IMGBUILD_TEST_TINY is not set: run scripts/test");
-    let source = client.has_file("import", "tiny.qcow2", &std::fs::read(image).unwrap());
+    let source = client.has_file("import", "tiny.qcow2", &std::fs::read(tiny()).unwrap());
     let disk = format!("local:0,import-from={source}");
     let vm = [
         ("vmid", "100"),
@@ -51,14 +58,14 @@ fn has_guest(client: &Client, drive: &str, more: &[(&str, &str)]) {
 }
 
 /// A seed for a CD-ROM drive, which has sectors of 2048 bytes.
-fn seed(meta: &str) -> Vec<u8> {
+pub fn seed(user: &str, meta: &str) -> Vec<u8> {
     let mut disk = Cursor::new(vec![0; 1 << 20]);
     let options = FormatVolumeOptions::new()
         .volume_label(*b"CIDATA     ")
         .bytes_per_sector(2048);
     fatfs::format_volume(&mut disk, options).unwrap();
     let system = FileSystem::new(&mut disk, FsOptions::new()).unwrap();
-    for (name, text) in [("user-data", "{}"), ("meta-data", meta)] {
+    for (name, text) in [("user-data", user), ("meta-data", meta)] {
         let mut file = system.root_dir().create_file(name).unwrap();
         file.write_all(text.as_bytes()).unwrap();
     }
@@ -97,7 +104,11 @@ fn a_reboot_ends_when_the_guest_is_down() {
 fn the_agent_tells_where_its_guest_is_reached() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);
-    let seed = client.has_file("iso", "seed.iso", &seed(r#"{"local-hostname": "seeded"}"#));
+    let seed = client.has_file(
+        "iso",
+        "seed.iso",
+        &seed("{}", r#"{"local-hostname": "seeded"}"#),
+    );
     let seed = format!("{seed},media=cdrom");
     let more = [
         ("agent", "enabled=1"),

@@ -10,6 +10,7 @@ mod http;
 mod life;
 mod locks;
 mod rights;
+mod sandboxes;
 mod tasks;
 mod uploads;
 

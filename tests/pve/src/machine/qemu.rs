@@ -1,0 +1,87 @@
+//! A guest in a QEMU process, and what is said to it over QEMU's sockets.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::net::UnixListener;
+use tokio::sync::Mutex;
+
+use super::Spec;
+use super::argv;
+use super::channel::Channel;
+use crate::process::{self, Mortal};
+
+/// How long QEMU may take to connect to its control socket under a heavy load.
+const STARTUP: Duration = Duration::from_secs(60);
+
+/// A running QEMU.
+pub struct Qemu {
+    qmp: Mutex<Channel>,
+    agent: Mutex<Channel>,
+}
+
+impl Qemu {
+    /// Starts QEMU, with its sockets in `folder`.
+    pub async fn start(folder: &Path, spec: &Spec) -> Result<(Qemu, Mortal), String> {
+        let failed = |error: std::io::Error| format!("start failed: {error}");
+        // QEMU connects to sockets that are there: nothing has to be waited for.
+        let (qmp_path, agent_path) = (folder.join("qmp"), folder.join("agent"));
+        for path in [&qmp_path, &agent_path] {
+            let _ = std::fs::remove_file(path);
+        }
+        let qmp = UnixListener::bind(&qmp_path).map_err(failed)?;
+        let agent = UnixListener::bind(&agent_path).map_err(failed)?;
+        let child = process::command("qemu-system-x86_64")
+            .args(argv::argv(spec, folder))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::create(folder.join("stderr")).map_err(failed)?)
+            .spawn()
+            .map_err(failed)?;
+        let mut life = Mortal::new(child);
+        let connected = async {
+            let qmp = Channel::new(qmp.accept().await?.0);
+            std::io::Result::Ok((qmp, Channel::new(agent.accept().await?.0)))
+        };
+        let (mut qmp, agent) = tokio::select! {
+            connected = connected => connected.map_err(failed)?,
+            () = life.ended() => {
+                let said = std::fs::read_to_string(folder.join("stderr")).unwrap_or_default();
+                return Err(format!("start failed: QEMU exited with code 1: {}", said.trim()));
+            }
+            () = tokio::time::sleep(STARTUP) => return Err("start failed: got timeout".into()),
+        };
+        qmp.greet().await.map_err(failed)?;
+        let qemu = Qemu {
+            qmp: Mutex::new(qmp),
+            agent: Mutex::new(agent),
+        };
+        Ok((qemu, life))
+    }
+
+    pub async fn power_down(&self) -> Result<(), String> {
+        self.command("system_powerdown", json!({}))
+            .await
+            .map(|_| ())
+    }
+
+    pub async fn resize(&self, key: &str, bytes: u64) -> Result<(), String> {
+        let arguments = json!({"node-name": argv::node(key), "size": bytes});
+        self.command("block_resize", arguments).await.map(|_| ())
+    }
+
+    async fn command(&self, name: &str, arguments: Value) -> Result<Value, String> {
+        let mut qmp = self.qmp.lock().await;
+        let answer = qmp.ask(name, arguments).await;
+        answer.map_err(|error| format!("VM qmp command '{name}' failed - {error}"))?
+    }
+
+    /// None if the agent goes while it is asked.
+    pub async fn agent(&self, name: &str, arguments: Value) -> Option<Result<Value, String>> {
+        let mut agent = self.agent.lock().await;
+        agent.sync().await.ok()?;
+        agent.ask(name, arguments).await.ok()
+    }
+}
