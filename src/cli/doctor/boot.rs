@@ -43,6 +43,7 @@ pub async fn boot(
     let plan = interrupt.or(plan(path, selection, &online)).await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let run = Run::start(&plan.name, &dirs, interrupt, observer)?;
+    server.mask_login(&run.events);
     let check = Check {
         server,
         plan: &plan,
