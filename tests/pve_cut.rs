@@ -143,6 +143,25 @@ fn without_the_login_gc_names_what_remains_and_keeps_it_in_mind() {
 }
 
 #[test]
+fn a_journal_that_cannot_be_read_is_named_and_others_are_reaped_all_the_same() {
+    let (node, mut child) = hanging("pve gc, damaged journal", DOWNLOAD);
+    child.kill().unwrap();
+    end(child).with_code(137);
+    node.lab.until_dead();
+    let damaged = node.lab.home().join("state/builds/20260101-000000-0000");
+    std::fs::create_dir_all(&damaged).unwrap();
+    std::fs::write(damaged.join("journal.jsonl"), "{}\n{}\n").unwrap();
+    node.imgbuild(&["gc"])
+        .with_code(1)
+        .saying("removed the task UPID:pve:")
+        .saying("reading the journal")
+        .saying("these remain: what build 20260101-000000-0000 has left");
+    assert_eq!(node.server.inventory().running, Vec::<String>::new());
+    std::fs::remove_dir_all(&damaged).unwrap();
+    node.assert_nothing_left();
+}
+
+#[test]
 fn gc_does_not_touch_another_server_that_has_the_target_s_name_today() {
     let (node, mut child) = hanging("pve gc elsewhere", DOWNLOAD);
     child.kill().unwrap();

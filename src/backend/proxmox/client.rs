@@ -19,6 +19,7 @@ use super::credentials::{Credentials, Ticket, ticket_headers, token_headers};
 use super::error::{Failure, Refusal, Request, Why};
 use super::tls::{self, Trust};
 use crate::error::{Error, Result};
+use crate::run::Events;
 use crate::text::printable;
 
 /// How long connecting may take.
@@ -74,6 +75,11 @@ impl Client {
     /// Who we are to the server.
     pub fn identity(&self) -> &str {
         self.credentials.identity()
+    }
+
+    /// Masks the login in what is told from now on: a server or a user's script may say it.
+    pub fn mask(&self, events: &Events) {
+        events.mask(self.credentials.secret().expose_secret());
     }
 
     /// The server's host and port.

@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use crate::error::Result;
+use crate::run::Events;
 use call::Path;
 use client::Client;
 pub use credentials::Credentials;
@@ -73,6 +74,11 @@ impl Proxmox {
             client: Client::new(target.endpoint.clone(), &target.trust, credentials)?,
             target,
         })
+    }
+
+    /// Masks the login in what is told from now on.
+    pub fn mask_login(&self, events: &Events) {
+        self.client.mask(events);
     }
 
     /// A path below that of the target's node.

@@ -45,6 +45,7 @@ pub async fn boot(
         .await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let run = Run::start(&plan.name, &dirs, interrupt, observer)?;
+    server.mask_login(&run.events);
     let check = Check {
         server,
         plan: &plan,

@@ -53,7 +53,7 @@ pub struct Secret {
     #[schemars(example = &"/run/secrets/token")]
     pub file: Option<Spanned<String>>,
     /// A command for `sh` on this machine, run in the recipe's folder. The value is what it prints, without one newline at
-    /// the end.
+    /// the end. It has two minutes, and no input.
     #[schemars(example = &"pass show build/token")]
     pub command: Option<Spanned<String>>,
     /// Whether layers may hold the machine's memory after a step with this secret. If not, no memory is saved until the guest
