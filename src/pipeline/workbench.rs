@@ -22,7 +22,7 @@ use crate::provision::{Guest, Means};
 use crate::record;
 use crate::run::{Resource, Run};
 use crate::seal::{self, Evidence};
-use crate::seed::{self, Identity, Stages};
+use crate::seed::{self, Announce, Identity, Stages};
 use crate::signing::Signer;
 use crate::ssh::{self, Login};
 use crate::store::registry::{Registry, Reserved};
@@ -151,7 +151,7 @@ impl<'b> Workbench<'b> {
             Role::Build => (&self.plan.seed, Stages::Needed),
             Role::Test => (&nothing, Stages::All),
         };
-        seed::build(identity, &self.plan.user, extra, stages)
+        seed::build(identity, &self.plan.user, extra, stages, Announce::Not)
     }
 
     /// Brings a machine up, and once more if QEMU crashes or the guest's kernel hangs meanwhile. When QEMU emulates several CPUs

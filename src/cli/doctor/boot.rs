@@ -7,13 +7,15 @@ use std::time::Duration;
 use super::super::Global;
 use super::super::recipes::{Online, Selection};
 use super::super::run::clean_up;
-use crate::backend::proxmox::machine::{Door, Lease, Machine, Start, static_addresses};
+use crate::backend::proxmox::machine::{
+    Door, Lease, Machine, Start, Whereabouts, static_addresses,
+};
 use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Kind, Result};
 use crate::finding::Finding;
 use crate::plan::{Facts, Plan};
 use crate::run::{Interrupt, Run};
-use crate::seed::{self, Identity, Stages};
+use crate::seed::{self, Announce, Identity, Stages};
 use crate::source;
 use crate::ssh;
 use crate::store::Dirs;
@@ -108,7 +110,9 @@ impl Check<'_> {
             client_key: &identity.client_key,
             host_key: identity.host_key.public_key(),
             port: plan.machine.ssh_port,
+            whereabouts: Whereabouts::Any,
             known: static_addresses(plan.seed.network_config.as_deref().unwrap_or_default()),
+            id: &identity.instance_id,
         };
         let entering = async {
             let (session, address) = machine.enter(&door, plan.boot_timeout).await?;
@@ -145,7 +149,13 @@ impl Check<'_> {
             spec: &plan.machine,
             image,
             disk: plan.disk.as_ref().map(|(size, _)| *size),
-            seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed)?,
+            seed: &seed::build(
+                identity,
+                &plan.user,
+                &plan.seed,
+                Stages::Needed,
+                Announce::OnConsole,
+            )?,
             lease,
             description: &description,
         };

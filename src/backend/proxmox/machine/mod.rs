@@ -25,7 +25,7 @@ use crate::run::{Resource, Run};
 use crate::ssh::SshSession;
 use crate::store;
 use crate::text::hex;
-pub use address::{Door, static_addresses};
+pub use address::{Door, Whereabouts, static_addresses};
 pub use lease::Lease;
 pub use left::Found;
 use operate::OPERATION;
