@@ -4,7 +4,7 @@
 const LONGEST_LINE: usize = 8 * 1024;
 
 /// Cuts a stream of bytes into lines of printable text.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Lines {
     pending: Vec<u8>,
 }

@@ -15,7 +15,7 @@ use crate::provenance::Files;
 use crate::provision::{Guest, Means};
 use crate::record;
 use crate::run::{Resource, Run};
-use crate::seed::{self, Identity, Stages};
+use crate::seed::{self, Announce, Identity, Stages};
 use crate::signing::Signer;
 use crate::ssh::{Login, SshSession};
 use crate::store::registry::{Registry, Reserved};
@@ -116,14 +116,14 @@ impl<'b> Bench<'b> {
     }
 
     /// What tells a guest who it is.
-    pub fn seed(&self, role: Role, identity: &Identity) -> Result<Vec<u8>> {
+    pub fn seed(&self, role: Role, identity: &Identity, announce: Announce) -> Result<Vec<u8>> {
         let nothing = seed::Extra::default();
         // The image is tested as its user would boot it: with nothing of the build's, and with all of cloud-init.
         let (extra, stages) = match role {
             Role::Build => (&self.plan.seed, Stages::Needed),
             Role::Test => (&nothing, Stages::All),
         };
-        seed::build(identity, &self.plan.user, extra, stages)
+        seed::build(identity, &self.plan.user, extra, stages, announce)
     }
 
     /// The guest that answers on a session.

@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::Inputs;
-use crate::backend::proxmox::machine::{Board, Disk, Extras, Hardware, HostPci, Network};
+use crate::backend::proxmox::machine::{
+    Board, Disk, Extras, Hardware, HostPci, Network, Whereabouts,
+};
 use crate::recipe::{self, Address, Recipe, Spanned};
 
 /// What is to come to the node, and how.
@@ -35,6 +37,16 @@ impl Proxmox {
             hardware: hardware(written, recipe.machine.tpm),
             address: recipe.ssh.address,
             helper: written.helper,
+        }
+    }
+
+    /// Who tells where a machine is.
+    pub fn whereabouts(&self) -> Whereabouts {
+        match self.address {
+            Address::Auto => Whereabouts::Any,
+            Address::Agent => Whereabouts::Agent,
+            Address::Console => Whereabouts::Console,
+            Address::Static(address) => Whereabouts::At(address),
         }
     }
 

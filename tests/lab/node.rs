@@ -105,6 +105,11 @@ impl Node {
         self.curl("qemu", &fields);
     }
 
+    /// Pulls the plug of a VM, past imgbuild.
+    pub fn stop_vm(&self, vmid: u32) {
+        self.curl(&format!("qemu/{vmid}/status/stop"), &["-X", "POST"]);
+    }
+
     /// Calls the node, and waits until the task that this starts has ended.
     fn curl(&self, path: &str, fields: &[&str]) {
         let running = || self.server.inventory().running.len();

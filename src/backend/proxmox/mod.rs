@@ -3,6 +3,7 @@
 mod call;
 pub mod check;
 mod client;
+mod console;
 mod copy;
 mod credentials;
 mod error;

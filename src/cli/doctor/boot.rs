@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::finding::Finding;
 use crate::plan::{Facts, Plan};
 use crate::run::{Interrupt, Run};
-use crate::seed::{self, Identity, Stages};
+use crate::seed::{self, Announce, Identity, Stages};
 use crate::source;
 use crate::ssh;
 use crate::store::Dirs;
@@ -120,7 +120,9 @@ impl Check<'_> {
             client_key: &identity.client_key,
             host_key: identity.host_key.public_key(),
             port: plan.machine.ssh_port,
+            whereabouts: plan.proxmox.whereabouts(),
             known: static_addresses(plan.seed.network_config.as_deref().unwrap_or_default()),
+            id: &identity.instance_id,
         };
         let entering = async {
             let (session, address) = machine.enter(&door, plan.boot_timeout).await?;
@@ -153,12 +155,22 @@ impl Check<'_> {
             plan.name,
             lease.until.strftime("%F %R UTC")
         );
+        let announce = match plan.proxmox.whereabouts().need_announcing() {
+            true => Announce::OnConsole,
+            false => Announce::Not,
+        };
         let start = Start {
             spec: &plan.machine,
             hardware: &plan.proxmox.hardware,
             origin: Origin::Image(image),
             disk: plan.disk.as_ref().map(|(size, _)| *size),
-            seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed)?,
+            seed: &seed::build(
+                identity,
+                &plan.user,
+                &plan.seed,
+                Stages::Needed,
+                announce,
+            )?,
             lease,
             description: &description,
         };

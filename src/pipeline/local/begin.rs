@@ -11,7 +11,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::pipeline::SshGuest;
 use crate::pipeline::bench::Role;
 use crate::pipeline::place::Begun;
-use crate::seed::Identity;
+use crate::seed::{Announce, Identity};
 use crate::source::Format;
 use crate::ssh::Login;
 use crate::store::layers::files;
@@ -57,7 +57,7 @@ async fn from_base<'b>(
     let began = Instant::now();
     // Layers are for any recipe with this base, so the guest is not called after one.
     let identity = Identity::generate(&format!("imgbuild-{}", bench.bench.run.id), "imgbuild")?;
-    let seed = bench.bench.seed(Role::Build, &identity)?;
+    let seed = bench.bench.seed(Role::Build, &identity, Announce::Not)?;
     let draft = stack.new_draft()?;
     let write = |name: &str, content: &[u8]| {
         let path = draft.file(name);

@@ -15,7 +15,7 @@ use crate::plan::Compression;
 use crate::record::Tools;
 use crate::run::Resource;
 use crate::seal::{self, Evidence};
-use crate::seed::Identity;
+use crate::seed::{Announce, Identity};
 use crate::ssh::{self, Login};
 use crate::store;
 
@@ -210,7 +210,7 @@ impl<'b> Workbench<'b> {
             role: Role::Test,
             backing: &backing,
             disk: &self.folder.join("test.qcow2"),
-            seed: &self.bench.seed(Role::Test, &identity)?,
+            seed: &self.bench.seed(Role::Test, &identity, Announce::Not)?,
             variables: None,
             memory: None,
         };

@@ -24,7 +24,7 @@ use crate::provenance::sbom::Inventory;
 use crate::record::{TemplateFile, Tools};
 use crate::run::Run;
 use crate::seal;
-use crate::seed::Identity;
+use crate::seed::{Announce, Identity};
 use crate::source::{self, Spec};
 use crate::ssh::Login;
 use crate::text::hex;
@@ -175,6 +175,11 @@ impl<'b> Node<'b> {
             Role::Build => Identity::generate(&format!("imgbuild-{}", run.id), "imgbuild")?,
             Role::Test => Identity::generate(&format!("imgbuild-{}-test", run.id), &plan.name)?,
         };
+        let whereabouts = plan.proxmox.whereabouts();
+        let announce = match whereabouts.need_announcing() {
+            true => Announce::OnConsole,
+            false => Announce::Not,
+        };
         let lease = self.lease()?;
         let description = format!(
             "The machine in which imgbuild on {} {} {}. It is removed when that is done; after {} nobody needs it any more, \
@@ -191,7 +196,7 @@ impl<'b> Node<'b> {
             hardware: &plan.proxmox.hardware,
             disk: disk.filter(|_| matches!(origin, Origin::Image(_))),
             origin,
-            seed: &bench.seed(role, &identity)?,
+            seed: &bench.seed(role, &identity, announce)?,
             lease,
             description: &description,
         };
@@ -205,6 +210,8 @@ impl<'b> Node<'b> {
             client_key: &identity.client_key,
             host_key: identity.host_key.public_key(),
             port: plan.machine.ssh_port,
+            whereabouts,
+            id: &identity.instance_id,
             known: static_addresses(network.unwrap_or_default()),
         };
         let (session, address) = machine.enter(&door, plan.boot_timeout).await?;

@@ -39,6 +39,7 @@ const TASKS: &str = "Tasks";
 const LOCKS: &str = "Locks";
 const LIFE: &str = "Life of a VM";
 const AGENT: &str = "Cloud-init and agent";
+const CONSOLES: &str = "Consoles";
 const RIGHTS: &str = "Permissions";
 
 /// All of them.
@@ -199,6 +200,18 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row(AGENT, "agent_errors_say_what_is_missing", Observed,
         "500: `No QEMU guest agent configured`, `VM ID is not running`, `QEMU guest agent is not running`."),
 
+    row(CONSOLES, "a_terminal_is_a_task_a_port_and_a_ticket_for_it", Read,
+        "termproxy starts a task vncproxy, which waits 10 s for a connection to its port. Its ticket is for user, VM and port, and good for 40 s."),
+    row(CONSOLES, "a_console_begins_with_a_login_and_ok", Read,
+        "The first line on the WebSocket is `USER:TICKET`. The answer is `OK`, and then what `qm terminal` says; `2` is a sign of life."),
+    row(CONSOLES, "what_cannot_be_read_is_said_on_the_console", Read,
+        "A VM that does not run, or has no such device, has a terminal too: it says so, and ends."),
+    row(CONSOLES, "a_console_has_one_reader_at_a_time", Read,
+        "QEMU gives what a guest says to one reader, and nobody keeps it. The next one hears nothing until the first has gone."),
+    row(CONSOLES, "a_websocket_takes_whole_masked_frames", Read,
+        "pveproxy ends a WebSocket on which a frame is in parts or has no mask. Its own frames are binary and of 128 KiB at most."),
+    row(RIGHTS, "consoles_need_vm_console", Read,
+        "termproxy and vncwebsocket need VM.Console on the VM."),
     row(RIGHTS, "the_agent_needs_vm_monitor", Observed,
         "On 8.x, agent calls need VM.Monitor."),
     row(RIGHTS, "later_releases_have_other_privileges_for_the_agent", Read,

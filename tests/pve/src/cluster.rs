@@ -17,6 +17,7 @@ use crate::reply::Failure;
 use crate::setup::{Setup, Storage};
 use crate::task::Task;
 use crate::vm::Vm;
+use crate::vm::console::Terminal;
 
 /// The state of one server.
 pub struct Cluster {
@@ -46,6 +47,7 @@ pub struct World {
     pub access: Access,
     pub vms: BTreeMap<u32, Vm>,
     pub tasks: Vec<Task>,
+    pub terminals: Vec<Terminal>,
     /// What `/cluster/resources` says of the VMs, and since when.
     pub resources: Option<(Instant, Vec<serde_json::Value>)>,
 }
@@ -66,6 +68,7 @@ impl Cluster {
                 access: setup.access,
                 vms: BTreeMap::new(),
                 tasks: vec![],
+                terminals: vec![],
                 resources: None,
             }),
             faults: Mutex::default(),

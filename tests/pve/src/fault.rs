@@ -11,7 +11,8 @@ pub enum What {
     CutCall,
     /// The call's body is read slowly: with a pause after each piece.
     SlowCall { pause: Duration },
-    /// The call is done, and the connection reset in the middle of the answer.
+    /// The call is done, and the connection reset in the middle of the answer. A WebSocket ends after the first that the guest
+    /// says.
     CutAnswer,
     /// The call is done, and something on the way puts a page of its own in the answer's place.
     StrangeAnswer,
@@ -43,6 +44,8 @@ pub enum What {
     StorageFull,
     /// The guest agent is silent for this call.
     AgentSilent,
+    /// A terminal does not take the ticket of a token, as before qemu-server 9.1.7 and 8.4.7.
+    NoConsoleForTokens,
     /// The guest does not react to the shutdown.
     ShutdownHangs,
 }

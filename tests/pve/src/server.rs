@@ -250,5 +250,6 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, connection: Connecti
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
 }

@@ -29,7 +29,7 @@ use crate::run::{Resource, Run};
 use crate::ssh::SshSession;
 use crate::store;
 use crate::text::hex;
-pub use address::{Door, static_addresses};
+pub use address::{Door, Whereabouts, static_addresses};
 use claim::Wanted;
 pub use fixed::Copy;
 use hardware::Change;

@@ -228,9 +228,13 @@ fn channel_args(spec: &Spec, folder: &Path) -> Vec<String> {
         ));
     }
     for key in spec.config.keys().filter(|key| key.starts_with("serial")) {
+        // What is said while nobody is connected is lost to all but the file.
         args.extend([
             "-chardev".into(),
-            format!("file,id={key},append=on,path={}", path(key)),
+            format!(
+                "socket,id={key},server=on,wait=off,path={}.socket,logfile={0},logappend=on",
+                path(key)
+            ),
         ]);
         args.extend(words(&format!("-serial chardev:{key}")));
     }

@@ -5,6 +5,7 @@ pub mod change;
 pub mod clone;
 pub mod cloudinit;
 pub mod config;
+pub mod console;
 pub mod create;
 pub mod disk;
 pub mod life;

@@ -9,6 +9,7 @@ use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 use pve_lab::{Fault, Server, Setup, What};
 
 use crate::client::{Answer, Client, form};
+use crate::consoles::Terminal;
 
 /// Under emulation, with other machines beside it.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -139,4 +140,20 @@ fn the_agent_tells_where_its_guest_is_reached() {
     );
     let down = client.post(&client.vm(100, "/status/shutdown"), "timeout=200");
     assert_eq!(exit(&client, &down), "OK");
+}
+
+#[test]
+fn a_console_has_one_reader_at_a_time() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    has_guest(&client, "virtio0", &[]);
+    let mut first = Terminal::open(&client, "serial0").log_in();
+    first.until("starting serial terminal on interface serial0\r\n");
+    let mut second = Terminal::open(&client, "serial0").log_in();
+    second.until("starting serial terminal on interface serial0\r\n");
+    first.until("Linux version");
+    drop(first);
+    // What was said before is not kept for it.
+    let heard = second.until("tiny: sshd is up");
+    assert!(!heard.contains("Linux version"), "{heard}");
 }

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod client;
+mod consoles;
 mod creating;
 mod errors;
 mod faults;
