@@ -82,6 +82,21 @@ fn a_guest_without_one_is_found_by_the_recipe_s_address() {
     assert_no_machine(&node);
 }
 
+/// Without its disk being of any use: that is the lab's affair.
+#[test]
+fn a_guest_in_a_sandbox_is_one_like_others() {
+    let setup = Setup::new().sandboxes(Image::Tiny.path());
+    let node = Node::whole("pve boot sandbox", setup, "9000-9000");
+    Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    let source = "[image]\nname = \"web\"\n[source]\nfile = \"disk.qcow2\"\n[ssh]\nport = 2222\n";
+    let recipe = node.lab.write("web.toml", source);
+    let address = node.server.address(9000);
+    boot(&node, recipe.to_str().unwrap())
+        .with_code(0)
+        .printing_part(&format!("SSH answers at {address}"));
+    assert_no_machine(&node);
+}
+
 #[test]
 fn a_guest_without_either_is_found_by_its_console_though_that_breaks_off() {
     let node = Node::whole("pve boot by console", Setup::new(), "9000-9000");

@@ -16,6 +16,7 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
@@ -35,6 +36,9 @@ use root::Root;
 
 /// The agent's socket, by the name of the port that it has in QEMU.
 const AGENT: &str = "org.qemu.guest_agent.0";
+
+/// How often it is looked whether the agent is there by now: a small part of a boot.
+const BOOTING: Duration = Duration::from_millis(10);
 
 /// A running sandbox.
 pub struct Sandbox {
@@ -166,11 +170,17 @@ impl Sandbox {
         self.folder.join(name)
     }
 
-    /// None if the agent is not there, or goes while it is asked.
+    /// Waits for the agent, as what is sent to its port in QEMU would. None if it goes while it is asked.
     pub async fn agent(&self, name: &str, arguments: Value) -> Option<Result<Value, String>> {
         let _asking = self.asking.lock().await;
-        let stream = UnixStream::connect(self.folder.join("ports").join(AGENT)).await;
-        let mut agent = Channel::new(stream.ok()?);
+        let port = self.folder.join("ports").join(AGENT);
+        let stream = loop {
+            match UnixStream::connect(&port).await {
+                Ok(stream) => break stream,
+                Err(_) => tokio::time::sleep(BOOTING).await,
+            }
+        };
+        let mut agent = Channel::new(stream);
         agent.sync().await.ok()?;
         match name {
             // It would tell those of the host.
