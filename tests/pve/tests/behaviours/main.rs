@@ -9,6 +9,7 @@ mod guests;
 mod http;
 mod life;
 mod locks;
+mod plugging;
 mod rights;
 mod tasks;
 mod uploads;
