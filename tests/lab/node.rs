@@ -105,6 +105,19 @@ impl Node {
         self.curl("qemu", &fields);
     }
 
+    /// Makes a template of an image that is there, past imgbuild.
+    pub fn has_template(&self, vmid: u32, volume: &str) {
+        let disk = format!("scsi0=local:0,import-from={volume}");
+        let fields = ["-d", &format!("vmid={vmid}"), "--data-urlencode", &disk];
+        self.curl("qemu", &fields);
+        self.curl(&format!("qemu/{vmid}/template"), &["-X", "POST"]);
+    }
+
+    /// Stops a VM, past imgbuild.
+    pub fn stop(&self, vmid: u32) {
+        self.curl(&format!("qemu/{vmid}/status/stop"), &["-X", "POST"]);
+    }
+
     /// Calls the node, and waits until the task that this starts has ended.
     fn curl(&self, path: &str, fields: &[&str]) {
         let sent = Command::new("curl")

@@ -29,7 +29,7 @@ pub struct Door<'d> {
 }
 
 impl Door<'_> {
-    fn login(&self, address: IpAddr) -> Login {
+    pub(super) fn login(&self, address: IpAddr) -> Login {
         Login {
             address: SocketAddr::new(address, self.port),
             user: self.user.to_owned(),

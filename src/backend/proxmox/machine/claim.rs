@@ -23,6 +23,9 @@ const TRIES: usize = 32;
 /// How often one is asked for when connections break, the first time included.
 const ATTEMPTS: u32 = 3;
 
+/// How Proxmox VE ends what it says of an id that somebody has.
+pub const TAKEN: &str = "already exists";
+
 /// The kind of the task, as Proxmox VE names it.
 const TASK: &str = "qmcreate";
 
@@ -36,6 +39,19 @@ pub async fn claim(
     run: &Run,
 ) -> Result<(u32, Resource)> {
     let doing = format!("making a machine on {}", server.target.name);
+    let make = async |vmid| create(server, vmid, &parameters(vmid), &doing, run).await;
+    claim_by(server, site, build, run, make).await
+}
+
+/// The same by `make`, which makes a machine under an id, and returns false if the id is taken.
+pub async fn claim_by(
+    server: &Proxmox,
+    site: &Site<'_>,
+    build: &str,
+    run: &Run,
+    make: impl AsyncFn(u32) -> Result<bool>,
+) -> Result<(u32, Resource)> {
+    let doing = format!("making a machine on {}", server.target.name);
     let taken = ids(server).await;
     let taken = taken.map_err(|failure| failure.during(doing.as_str()))?;
     let free = site.vmids.clone().filter(|vmid| !taken.contains(vmid));
@@ -44,7 +60,7 @@ pub async fn claim(
             vmid,
             build: build.to_owned(),
         }))?;
-        match create(server, vmid, &parameters(vmid), &doing, run).await? {
+        match make(vmid).await? {
             true => {}
             // Somebody was first, and nothing was made.
             false => {
@@ -145,7 +161,7 @@ async fn ask(
 }
 
 /// Whether an id was refused since somebody has it, or somebody is just now making or removing a machine of it.
-fn is_taken(failure: &Failure) -> bool {
-    failure.why.says("already exists")
+pub(super) fn is_taken(failure: &Failure) -> bool {
+    failure.why.says(TAKEN)
         || failure.why.says("can't lock file") && failure.why.says("got timeout")
 }

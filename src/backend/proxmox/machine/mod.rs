@@ -3,6 +3,7 @@
 mod address;
 mod claim;
 mod hardware;
+pub mod inspect;
 mod lease;
 mod left;
 mod operate;

@@ -20,10 +20,10 @@ pub const OPERATION: Duration = Duration::from_secs(5 * 60);
 const ATTEMPTS: u32 = 3;
 
 /// The pause before it is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// How Proxmox VE ends what it says of a lock that somebody else has had for too long.
-const LOCKED: &str = "got timeout";
+pub const LOCKED: &str = "got timeout";
 
 /// How it ends what it says of a machine that is to be started, and was: by a call whose answer was lost.
 const RUNNING: &str = "already running";
@@ -31,6 +31,7 @@ const RUNNING: &str = "already running";
 /// The part of a configuration that is of interest.
 #[derive(Debug, Deserialize)]
 pub struct Config {
+    name: Option<String>,
     tags: Option<String>,
     /// What is being done with the machine.
     pub lock: Option<String>,
@@ -40,8 +41,9 @@ pub struct Config {
 impl Config {
     /// Whether this build made the machine.
     pub fn is_of(&self, build: &str) -> bool {
-        let tags = self.tags.as_deref().unwrap_or_default();
-        lease::split(tags).any(|tag| tag == Lease::tag(build))
+        let (tags, ours) = (self.tags.as_deref().unwrap_or_default(), Lease::tag(build));
+        // A clone has the tags of its source until they are changed, but a name of its own from the beginning.
+        lease::split(tags).any(|tag| tag == ours) || self.name.as_ref() == Some(&ours)
     }
 
     /// The bytes of the machine's disk.
