@@ -20,7 +20,11 @@ fn tiny(node: &Node, rest: &str) -> String {
 
 #[test]
 fn a_template_is_built_tested_and_published() {
-    let node = Node::whole("pve build", Setup::new().sandboxes(Image::Tiny.path()), "9000-9099");
+    let node = Node::whole(
+        "pve build",
+        Setup::new().sandboxes(Image::Tiny.path()),
+        "9000-9099",
+    );
     let recipe = tiny(
         &node,
         "[[step]]\nname = \"mark\"\nrun = \"echo made > /etc/mark\"\n\

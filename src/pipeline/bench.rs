@@ -26,6 +26,8 @@ use crate::store::{self, artifact};
 pub(super) enum Role {
     Build,
     Test,
+    /// For looking at the sealed disk, on a target.
+    Helper,
 }
 
 impl Role {
@@ -33,6 +35,7 @@ impl Role {
         match self {
             Role::Build => "build",
             Role::Test => "test",
+            Role::Helper => "helper",
         }
     }
 
@@ -41,6 +44,7 @@ impl Role {
         match self {
             Role::Build => "builds",
             Role::Test => "tests",
+            Role::Helper => "looks at the disk of",
         }
     }
 }
@@ -117,11 +121,18 @@ impl<'b> Bench<'b> {
 
     /// What tells a guest who it is.
     pub fn seed(&self, role: Role, identity: &Identity, announce: Announce) -> Result<Vec<u8>> {
-        let nothing = seed::Extra::default();
+        // On a target, there may be no other way to a machine than the address that the recipe gives it.
+        let network = self.plan.target.as_ref();
+        let network = network.and(self.plan.seed.network_config.clone());
+        let least = seed::Extra {
+            network_config: network,
+            ..seed::Extra::default()
+        };
         // The image is tested as its user would boot it: with nothing of the build's, and with all of cloud-init.
         let (extra, stages) = match role {
             Role::Build => (&self.plan.seed, Stages::Needed),
-            Role::Test => (&nothing, Stages::All),
+            Role::Test => (&least, Stages::All),
+            Role::Helper => (&least, Stages::Needed),
         };
         seed::build(identity, &self.plan.user, extra, stages, announce)
     }

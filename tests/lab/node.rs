@@ -105,7 +105,15 @@ impl Node {
         self.curl("qemu", &fields);
     }
 
-    /// Pulls the plug of a VM, past imgbuild.
+    /// Makes a template of an image that is there, past imgbuild.
+    pub fn has_template(&self, vmid: u32, volume: &str) {
+        let disk = format!("scsi0=local:0,import-from={volume}");
+        let fields = ["-d", &format!("vmid={vmid}"), "--data-urlencode", &disk];
+        self.curl("qemu", &fields);
+        self.curl(&format!("qemu/{vmid}/template"), &["-X", "POST"]);
+    }
+
+    /// Stops a VM, past imgbuild.
     pub fn stop_vm(&self, vmid: u32) {
         self.curl(&format!("qemu/{vmid}/status/stop"), &["-X", "POST"]);
     }

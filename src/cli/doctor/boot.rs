@@ -164,13 +164,7 @@ impl Check<'_> {
             hardware: &plan.proxmox.hardware,
             origin: Origin::Image(image),
             disk: plan.disk.as_ref().map(|(size, _)| *size),
-            seed: &seed::build(
-                identity,
-                &plan.user,
-                &plan.seed,
-                Stages::Needed,
-                announce,
-            )?,
+            seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed, announce)?,
             lease,
             description: &description,
         };

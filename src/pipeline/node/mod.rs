@@ -1,5 +1,6 @@
 //! Builds on a Proxmox VE node: the image becomes a template there, and only what is said of it is here.
 
+mod boot;
 mod label;
 mod layers;
 
@@ -10,13 +11,13 @@ use futures_util::future::try_join;
 use sha2::{Digest, Sha256};
 
 use super::bench::{Bench, Made, Role, output_lock};
+use super::inventory::inventory;
 use super::place::{self, Begun, Judged, Place, Sealing};
 use super::{
-    Artifact, Beginning, Options, SshGuest, attest, build_image, own_keys, remember, reserve,
+    Artifact, Beginning, Options, SshGuest, attest, build_image, judged, own_keys, remember,
+    reserve,
 };
-use crate::backend::proxmox::machine::{
-    Copy, Door, Lease, Machine, Origin, Start, Template, static_addresses,
-};
+use crate::backend::proxmox::machine::{Copy, Machine, Origin, Template};
 use crate::backend::proxmox::{self, Proxmox, StoredImage};
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Base, Plan, Step};
@@ -24,17 +25,10 @@ use crate::provenance::sbom::Inventory;
 use crate::record::{TemplateFile, Tools};
 use crate::run::Run;
 use crate::seal;
-use crate::seed::{Announce, Identity};
 use crate::source::{self, Spec};
 use crate::ssh::Login;
 use crate::text::hex;
 use layers::Layers;
-
-/// How long everything but booting and the recipe's own steps may take together: the node copies disks.
-const AROUND: Duration = Duration::from_secs(6 * 60 * 60);
-
-/// How many machines a build may have to boot.
-const BOOTS: u32 = 8;
 
 /// Builds what the plan says.
 pub(super) async fn build(
@@ -163,76 +157,6 @@ impl place::Machine for Working<'_> {
 }
 
 impl<'b> Node<'b> {
-    /// Makes a machine and waits until its guest can be worked in.
-    async fn boot(
-        &self,
-        role: Role,
-        origin: Origin<'_>,
-        login: &mut Option<Login>,
-    ) -> Result<(Machine<'b>, SshGuest<'b>, Identity)> {
-        let (bench, plan, run) = (self.bench, self.bench.plan, self.bench.run);
-        let identity = match role {
-            Role::Build => Identity::generate(&format!("imgbuild-{}", run.id), "imgbuild")?,
-            Role::Test => Identity::generate(&format!("imgbuild-{}-test", run.id), &plan.name)?,
-        };
-        let whereabouts = plan.proxmox.whereabouts();
-        let announce = match whereabouts.need_announcing() {
-            true => Announce::OnConsole,
-            false => Announce::Not,
-        };
-        let lease = self.lease()?;
-        let description = format!(
-            "The machine in which imgbuild on {} {} {}. It is removed when that is done; after {} nobody needs it any more, \
-             and `imgbuild gc --target` removes it.",
-            rustix::system::uname().nodename().to_string_lossy(),
-            role.doing(),
-            plan.name,
-            lease.until.strftime("%F %R UTC")
-        );
-        // A clone has the size of its source, which has that of the plan.
-        let disk = plan.disk.as_ref().map(|(size, _)| *size);
-        let start = Start {
-            spec: &plan.machine,
-            hardware: &plan.proxmox.hardware,
-            disk: disk.filter(|_| matches!(origin, Origin::Image(_))),
-            origin,
-            seed: &bench.seed(role, &identity, announce)?,
-            lease,
-            description: &description,
-        };
-        let machine = Machine::start(self.server, start, run).await?;
-        let network = match role {
-            Role::Build => plan.seed.network_config.as_deref(),
-            Role::Test => None,
-        };
-        let door = Door {
-            user: &plan.user,
-            client_key: &identity.client_key,
-            host_key: identity.host_key.public_key(),
-            port: plan.machine.ssh_port,
-            whereabouts,
-            id: &identity.instance_id,
-            known: static_addresses(network.unwrap_or_default()),
-        };
-        let (session, address) = machine.enter(&door, plan.boot_timeout).await?;
-        let with = door.login(address);
-        *login = Some(with.clone());
-        let mut guest = bench.guest(session, with);
-        run.phase("cloud-init", guest.settle()).await?;
-        Ok((machine, guest, identity))
-    }
-
-    /// One for each machine, since a seed is named after it: they end a second after each other.
-    fn lease(&self) -> Result<Lease> {
-        let plan = self.bench.plan;
-        let at = self.machines.get();
-        self.machines.set(at + 1);
-        let steps = plan.all_steps();
-        let steps: Duration = steps.map(|step| step.timeout * (step.retries + 1)).sum();
-        let total = AROUND + steps + plan.boot_timeout * BOOTS;
-        Lease::new(&self.bench.run.id, total + Duration::from_secs(at.into()))
-    }
-
     /// Powers a machine off, and takes its seed away.
     async fn power_off(&self, machine: &mut Machine<'b>) -> Result<()> {
         let (run, patience) = (self.bench.run, self.bench.plan.boot_timeout);
@@ -358,7 +282,16 @@ impl<'b> Place<'b> for Node<'b> {
         sealing: &Sealing,
         tested: impl Future<Output = Result<()>>,
     ) -> Result<Judged> {
-        let ((audit, inventory, disk), ()) = try_join(self.look(sealed, sealing), tested).await?;
+        let look = self.look(sealed, sealing);
+        // Two machines that have one address by the recipe cannot be there at the same time.
+        let (audit, inventory, disk) = match boot::known(self.bench.plan).is_empty() {
+            true => try_join(look, tested).await?.0,
+            false => {
+                let found = look.await?;
+                tested.await?;
+                found
+            }
+        };
         let template = self.described(sealed, disk);
         let made = self.write(&template)?;
         Ok(Judged {
@@ -423,9 +356,27 @@ struct Disk {
 }
 
 impl<'b> Node<'b> {
-    /// Has a look at the sealed disk, in a helper guest.
-    async fn look(&self, _: &Sealed<'b>, _: &Sealing) -> Result<(seal::Report, Inventory, Disk)> {
-        Err(Error::new("looking at the sealed disk").cause("there is no helper guest yet"))
+    /// Has a look at the sealed disk, in a helper guest: the system on it has no say in that.
+    async fn look(
+        &self,
+        sealed: &Sealed<'b>,
+        sealing: &Sealing,
+    ) -> Result<(seal::Report, Inventory, Disk)> {
+        let (run, plan) = (self.bench.run, self.bench.plan);
+        let helper = self.helper(sealed.template.vmid).await?;
+        let reading = helper.read(async |disk| {
+            let audit = async {
+                let report = seal::audit(disk, &sealing.plan, &sealing.evidence).await?;
+                judged(report, &run.events)
+            };
+            let list = async { Ok(inventory(disk, plan).await) };
+            try_join(run.phase("audit", audit), run.phase("sbom", list)).await
+        });
+        let digest = run.phase("digest", helper.sha256());
+        let ((audit, inventory), sha256) = try_join(reading, digest).await?;
+        let size = helper.size();
+        run.phase("remove helper", helper.remove()).await?;
+        Ok((audit, inventory, Disk { sha256, size }))
     }
 
     /// What is said of the template where it is not.

@@ -1,4 +1,4 @@
-//! Getting a machine under an id that nobody else has.
+//! Creating a machine, under an id that nobody else has.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::backend::proxmox::task::{Begun, Ended, Upid};
 use crate::error::{Error, Kind, Result};
 use crate::run::{Resource, Run};
 
-/// How long the node may take to copy the image, or another machine's disk.
-const COPY: Duration = Duration::from_secs(60 * 60);
+/// How long the node may take to copy the image to the disk.
+const CREATION: Duration = Duration::from_secs(60 * 60);
 
 /// How many ids are tried that seem to be free: machines that we may not see have some.
 const TRIES: usize = 32;
@@ -21,25 +21,33 @@ const TRIES: usize = 32;
 /// How often one is asked for when connections break, the first time included.
 const ATTEMPTS: u32 = 3;
 
-/// How a machine is asked for.
-pub struct Wanted<C> {
-    /// The kind of the task that makes it, as Proxmox VE names it.
-    pub task: &'static str,
-    /// The machine that the task is said to be about, if that is not the new one.
-    pub source: Option<u32>,
-    /// The call that makes one under an id. The machine must have the build's tag or its [name](super::lease::Lease::name)
-    /// when the task has ended.
-    pub call: C,
-}
+/// How Proxmox VE ends what it says of an id that somebody has.
+pub const TAKEN: &str = "already exists";
 
-/// Has a machine made, and returns its id with the promise that it will be removed. The id is claimed by that: the server has
-/// no other way, and of two who want one at the same time, one is told so.
+/// The kind of the task, as Proxmox VE names it.
+const TASK: &str = "qmcreate";
+
+/// Creates a machine of what `parameters` says for an id, and returns the id with the promise that it will be removed. The id
+/// is claimed by that: the server has no other way, and of two who create one at the same time, one is told so.
 pub async fn claim(
     server: &Proxmox,
     site: &Site<'_>,
     build: &str,
-    wanted: Wanted<impl Fn(u32) -> Call>,
+    parameters: impl Fn(u32) -> Vec<(&'static str, String)>,
     run: &Run,
+) -> Result<(u32, Resource)> {
+    let doing = format!("making a machine on {}", server.target.name);
+    let make = async |vmid| create(server, vmid, &parameters(vmid), &doing, run).await;
+    claim_by(server, site, build, run, make).await
+}
+
+/// The same by `make`, which makes a machine under an id, and returns false if the id is taken.
+pub async fn claim_by(
+    server: &Proxmox,
+    site: &Site<'_>,
+    build: &str,
+    run: &Run,
+    make: impl AsyncFn(u32) -> Result<bool>,
 ) -> Result<(u32, Resource)> {
     let doing = format!("making a machine on {}", server.target.name);
     let there = server.machines().await;
@@ -51,7 +59,7 @@ pub async fn claim(
             vmid,
             build: build.to_owned(),
         }))?;
-        match make(server, vmid, &wanted, &doing, run).await? {
+        match make(vmid).await? {
             true => {}
             // Somebody was first, and nothing was made.
             false => {
@@ -76,15 +84,15 @@ pub async fn claim(
         )))
 }
 
-/// Has a machine made; false if the id is taken.
-async fn make(
+/// Creates a machine; false if the id is taken.
+async fn create(
     server: &Proxmox,
     vmid: u32,
-    wanted: &Wanted<impl Fn(u32) -> Call>,
+    parameters: &[(&'static str, String)],
     doing: &str,
     run: &Run,
 ) -> Result<bool> {
-    let Some(begun) = ask(server, vmid, wanted, doing).await? else {
+    let Some(begun) = ask(server, vmid, parameters, doing).await? else {
         return Ok(false);
     };
     let upid = begun.upid;
@@ -94,7 +102,7 @@ async fn make(
         true => None,
         false => Some(run.guard(server.leftover(What::Task { upid: upid.clone() }))?),
     };
-    let failed = match server.follow(&upid, COPY).await {
+    let failed = match server.follow(&upid, CREATION).await {
         Ok(()) => None,
         Err(Ended::Task(failed)) => Some(failed),
         Err(Ended::Untold(error)) => return Err(error),
@@ -112,12 +120,14 @@ async fn make(
 async fn ask(
     server: &Proxmox,
     vmid: u32,
-    wanted: &Wanted<impl Fn(u32) -> Call>,
+    parameters: &[(&'static str, String)],
     doing: &str,
 ) -> Result<Option<Begun>> {
     let failed = |failure: Failure| failure.during(doing);
-    let call = (wanted.call)(vmid);
-    let before = server.tasks(wanted.task).await.map_err(failed)?;
+    let call = Call::post(server.node_path(&["qemu"]));
+    let with = |call: Call, (name, value): &(&'static str, String)| call.with(*name, value);
+    let call = parameters.iter().fold(call, with);
+    let before = server.tasks(TASK).await.map_err(failed)?;
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -133,8 +143,8 @@ async fn ask(
             return Err(failed(failure));
         }
         // It may have been heard.
-        let after = server.tasks(wanted.task).await.map_err(failed)?;
-        let about = wanted.source.unwrap_or(vmid).to_string();
+        let after = server.tasks(TASK).await.map_err(failed)?;
+        let about = vmid.to_string();
         let mut new = after.difference(&before);
         match new.find(|upid| upid.about() == about) {
             Some(upid) => return Ok(Some(Begun::found(upid.clone()))),
@@ -145,7 +155,7 @@ async fn ask(
 }
 
 /// Whether an id was refused since somebody has it, or somebody is just now making or removing a machine of it.
-fn is_taken(failure: &Failure) -> bool {
-    failure.why.says("already exists")
+pub(super) fn is_taken(failure: &Failure) -> bool {
+    failure.why.says(TAKEN)
         || failure.why.says("can't lock file") && failure.why.says("got timeout")
 }

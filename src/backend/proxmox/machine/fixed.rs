@@ -4,11 +4,10 @@
 //! everything that can be known before is looked at before, and what comes after is one clone.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use super::clone::{self, Kind};
 use super::hardware::Hardware;
-use super::lease::{Lease, OURS};
+use super::lease::OURS;
 use super::operate::Config;
 use super::site::Site;
 use super::template::Label;
@@ -18,9 +17,6 @@ use crate::run::Run;
 
 /// What the copies under fixed ids are tagged with besides.
 const COPY: &str = "imgbuild-copy";
-
-/// How long making one may take.
-const COPYING: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What a copy is to be.
 pub struct Copy<'c> {
@@ -98,9 +94,8 @@ impl Proxmox {
             run.phase("remove old copy", self.remove_template(vmid))
                 .await?;
         }
-        let lease = Lease::new(build, COPYING)?;
         let made = async {
-            let cloning = clone::clone(self, &site, copy.source, Kind::Full, pool, &lease, run);
+            let cloning = clone::clone(self, &site, (copy.source, Kind::Full), pool, build, run);
             let (_, resource) = run.phase("copy template", cloning).await?;
             self.make_template(vmid).await?;
             self.label(vmid, &label).await?;

@@ -5,6 +5,7 @@ mod claim;
 mod clone;
 mod fixed;
 mod hardware;
+pub mod inspect;
 mod lease;
 mod left;
 mod list;
@@ -30,7 +31,6 @@ use crate::ssh::SshSession;
 use crate::store;
 use crate::text::hex;
 pub use address::{Door, Whereabouts, static_addresses};
-use claim::Wanted;
 pub use fixed::Copy;
 use hardware::Change;
 pub use hardware::{Board, Disk, Extras, Hardware, HostPci, Network};
@@ -95,22 +95,17 @@ impl<'m> Machine<'m> {
         let volume = format!("{}:iso/{file}", site.iso);
         let (vmid, machine) = match start.origin {
             Origin::Image(image) => {
-                let wanted = Wanted {
-                    task: "qmcreate",
-                    source: None,
-                    call: |vmid| {
-                        let call = Call::post(server.node_path(&["qemu"]));
-                        let all = hardware::parameters(vmid, &start, image, &site, &volume);
-                        let all = all.into_iter();
-                        all.fold(call, |call, (name, value)| call.with(name, value))
-                    },
-                };
-                let claiming = claim::claim(server, &site, &start.lease.build, wanted, run);
+                let parameters = |vmid| hardware::parameters(vmid, &start, image, &site, &volume);
+                let build = &start.lease.build;
+                let claiming = claim::claim(server, &site, build, parameters, run);
                 run.phase("create machine", claiming).await?
             }
             Origin::Layer(source) | Origin::Template(source) => {
-                let (kind, pool) = (clone::Kind::Linked, start.hardware.pool.as_deref());
-                let cloning = clone::clone(server, &site, source, kind, pool, &start.lease, run);
+                let (linked, pool) = (
+                    (source, clone::Kind::Linked),
+                    start.hardware.pool.as_deref(),
+                );
+                let cloning = clone::clone(server, &site, linked, pool, &start.lease.build, run);
                 run.phase("clone template", cloning).await?
             }
         };

@@ -20,10 +20,10 @@ pub const OPERATION: Duration = Duration::from_secs(5 * 60);
 const ATTEMPTS: u32 = 3;
 
 /// The pause before it is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// How Proxmox VE ends what it says of a lock that somebody else has had for too long.
-const LOCKED: &str = "got timeout";
+pub const LOCKED: &str = "got timeout";
 
 /// How it ends what it says of a machine that is to be started, and was: by a call whose answer was lost.
 const RUNNING: &str = "already running";

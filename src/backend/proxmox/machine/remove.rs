@@ -20,7 +20,8 @@ const MAKING: Duration = Duration::from_secs(5 * 60);
 /// How often that is looked at.
 const PACE: Duration = Duration::from_secs(1);
 
-/// What a machine that is being made is locked with. It has nothing else yet, no tags either.
+/// What a machine that is being made is locked with. It has nothing else yet, no tags either; or, of a clone with several disks,
+/// only some of them.
 const MAKING_LOCKS: [&str; 2] = ["create", "clone"];
 
 /// Removes the machine of this id if this build made it, with its disks, whatever it is doing. One that is gone, or that
@@ -98,7 +99,7 @@ fn deletion(server: &Proxmox, vmid: u32) -> Call {
 }
 
 /// Whether there is a machine of this id, and the build made it. One that is being made is waited for.
-async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Result<bool> {
+pub(super) async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Result<bool> {
     let began = Instant::now();
     loop {
         let config = server.machine_config(vmid).await;
@@ -106,12 +107,9 @@ async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Resul
         let Some(config) = config else {
             return Ok(false);
         };
-        if config.is_of(build) {
-            return Ok(true);
-        }
         let lock = config.lock.as_deref();
         if !lock.is_some_and(|lock| MAKING_LOCKS.contains(&lock)) {
-            return Ok(false);
+            return Ok(config.is_of(build));
         }
         if began.elapsed() > MAKING {
             return Err(Error::new(doing)

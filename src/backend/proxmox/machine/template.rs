@@ -41,10 +41,9 @@ impl<'m> Machine<'m> {
         let copying = clone::clone(
             self.server,
             &site,
-            self.vmid,
-            Kind::Full,
+            (self.vmid, Kind::Full),
             hardware.pool.as_deref(),
-            &self.lease,
+            &self.lease.build,
             self.run,
         );
         let (vmid, copy) = copying.await?;

@@ -6,13 +6,14 @@ pub mod firmware;
 mod qemu;
 mod sandbox;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::vm::disk::Drive;
 use qemu::Qemu;
 use sandbox::Sandbox;
 
@@ -99,6 +100,29 @@ impl Machine {
         match &self.guest {
             Guest::Qemu(qemu) => qemu.resize(key, bytes).await,
             Guest::Sandbox(sandbox) => sandbox.resize(key, bytes),
+        }
+    }
+
+    /// Gives the guest a drive.
+    pub async fn plug(
+        &self,
+        key: &str,
+        drive: &Drive,
+        path: &Path,
+        format: &str,
+    ) -> Result<(), String> {
+        match &self.guest {
+            Guest::Qemu(qemu) => qemu.plug(key, drive, path, format).await,
+            Guest::Sandbox(sandbox) => sandbox.plug(key, path, format).await,
+        }
+    }
+
+    /// Takes a drive away from the guest.
+    pub async fn unplug(&self, key: &str) -> Result<(), String> {
+        match &self.guest {
+            Guest::Qemu(qemu) => qemu.unplug(key).await,
+            // What is in its /dev stays there.
+            Guest::Sandbox(_) => Ok(()),
         }
     }
 

@@ -11,6 +11,7 @@ pub mod disk;
 pub mod life;
 pub mod list;
 pub mod migrate;
+mod plug;
 pub mod remove;
 pub mod resize;
 pub mod rights;

@@ -157,3 +157,33 @@ fn a_console_has_one_reader_at_a_time() {
     let heard = second.until("tiny: sshd is up");
     assert!(!heard.contains("Linux version"), "{heard}");
 }
+
+#[test]
+fn a_plugged_disk_is_known_by_its_key_and_may_be_read_only() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let more = [
+        ("agent", "enabled=1"),
+        ("boot", "order=scsi0"),
+        ("scsi5", "local:0.01"),
+    ];
+    let change = |form: &str| client.put(&client.vm(100, "/config"), form);
+    has_guest(&client, "scsi0", &more);
+    let begin = Instant::now();
+    while client.post(&client.vm(100, "/agent/ping"), "").status != 200 {
+        assert!(begin.elapsed() < DEADLINE);
+    }
+    change("delete=scsi5").is(200, "OK");
+    let volume = client.config(100)["unused0"].as_str().unwrap().to_owned();
+    change(&form(&[("scsi6", &format!("{volume},ro=1"))])).is(200, "OK");
+    let script = "until disk=$(grep -l drive-scsi6 /sys/block/*/device/vpd_pg83); do sleep 1; done; \
+                  cat ${disk%/device/vpd_pg83}/ro";
+    let command = [("command", "sh"), ("command", "-c"), ("command", script)];
+    let pid = client
+        .post(&client.vm(100, "/agent/exec"), &form(&command))
+        .data()["pid"]
+        .clone();
+    let path = client.vm(100, &format!("/agent/exec-status?pid={pid}"));
+    let ended = client.until_in(DEADLINE, &path, |status| status["exited"] == 1);
+    assert_eq!(ended["out-data"], "1\n", "{ended}");
+}

@@ -10,6 +10,7 @@ mod guests;
 mod http;
 mod life;
 mod locks;
+mod plugging;
 mod rights;
 mod sandboxes;
 mod tasks;

@@ -20,6 +20,11 @@ cd "$OLDPWD"
 ln -s /proc/1/fd/1 dev/ttyS0
 mount -t devpts -o newinstance,nosuid,noexec,gid=5,mode=620,ptmxmode=666 devpts dev/pts
 mount -o bind,ro "$FOLDER/disks" dev/disk/by-id
+# What a kernel says of its disks, and where it has them. A link to one that is not there is as good as none.
+mount -o bind,ro "$FOLDER/block" sys/block
+for n in $(seq 0 30); do
+    ln -s "disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-scsi$n" "dev/scsi$n"
+done
 mount --bind "$FOLDER/ports" dev/virtio-ports
 cp -r "$FOLDER/seed" run/
 

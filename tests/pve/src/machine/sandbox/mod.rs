@@ -4,7 +4,8 @@
 //! - Its root file system is that of the image it was chosen with, whatever is on the VM's boot disk. What it writes is gone when
 //!   the machine is, and is kept over a reboot from within. Nothing is written to the boot disk.
 //! - It is in the host's network, where its sshd listens at the guest's address.
-//! - Other disks are files under `/dev/disk/by-id`, with the content that they had when they were attached.
+//! - Other disks are read-only files under `/dev/disk/by-id`, with the content that they had when they were attached; and in
+//!   `/sys/block`, as far as one needs to find them.
 //! - It has few capabilities, its `/proc` and `/sys` are read-only, and it has no control groups: it cannot change the host.
 //!
 //! Making one takes root.
@@ -79,7 +80,7 @@ impl Sandbox {
         if self.folder.exists() {
             std::fs::remove_dir_all(&self.folder)?;
         }
-        for name in ["layer", "seed", "ports", "disks"] {
+        for name in ["layer", "seed", "ports", "disks", "block"] {
             std::fs::create_dir_all(self.folder.join(name))?;
         }
         seed::unpack(spec, &self.folder.join("seed"))
@@ -151,7 +152,19 @@ impl Sandbox {
         let whole = self.disk(key);
         let unfinished = self.folder.join(key);
         image::convert(path, format, &unfinished, "raw").await?;
-        std::fs::rename(unfinished, whole).map_err(|error| error.to_string())
+        let shown = std::fs::rename(unfinished, whole).and_then(|()| self.show(key));
+        shown.map_err(|error| error.to_string())
+    }
+
+    /// What a kernel shows of a disk under `/sys/block`: as much as is asked for.
+    fn show(&self, key: &str) -> io::Result<()> {
+        let sectors = std::fs::metadata(self.disk(key))?.len() / 512;
+        let shown = self.folder.join("block").join(key);
+        std::fs::create_dir_all(shown.join("device"))?;
+        std::fs::write(shown.join("size"), format!("{sectors}\n"))?;
+        std::fs::write(shown.join("ro"), "1\n")?;
+        // Last: whoever looks for a disk looks for this.
+        std::fs::write(shown.join("device/vpd_pg83"), format!("drive-{key}"))
     }
 
     /// Makes a disk that is attached longer.
