@@ -224,7 +224,8 @@ async fn send_seed(
     run: &Run,
 ) -> Result<Resource> {
     let doing = format!("uploading the seed {file} to {}", server.target.name);
-    let folder = run.dirs.work().join(&run.id);
+    // Of its own: a build may send two at the same time.
+    let folder = run.dirs.work().join(file);
     let guard = run.guard(Resource::Folder {
         path: folder.clone(),
     })?;
