@@ -176,3 +176,45 @@ fn links_between_documents_lead_somewhere() {
         }
     }
 }
+
+/// The text of all files of Rust below a folder.
+fn source(folder: &Path, all: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            source(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_errors_that_are_explained_are_those_that_are_told() {
+    let mut told = String::new();
+    for folder in ["src", "tests/pve/src"] {
+        source(Path::new(folder), &mut told);
+    }
+    let page = std::fs::read_to_string("docs/proxmox.md").unwrap();
+    let (_, errors) = page.split_once("## Common errors").unwrap();
+    let rows: Vec<_> = errors
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .collect();
+    assert!(rows.len() > 20);
+    for row in rows {
+        let message = row.split(" | ").next().unwrap();
+        let messages = message.split('`').skip(1).step_by(2);
+        // What comes after a status are the server's own words, some of which the test server never says.
+        for message in messages.filter(|message| !message.starts_with("500 ")) {
+            let is_status = |c: char| c.is_ascii_digit() || ", ".contains(c);
+            let message = message.trim_start_matches(is_status);
+            for part in message
+                .split('…')
+                .map(|part| part.trim_matches([' ', '\'', ':']))
+            {
+                assert!(told.contains(part), "`{part}`, of {row}");
+            }
+        }
+    }
+}

@@ -28,6 +28,7 @@ fn a_target_with_everything_is_good_and_looking_changes_nothing() {
         "storage local (iso)",
         "bridge vmbr0",
         "ids 9000 to 9099",
+        "leftovers",
     ] {
         let good = |line: &str| line.starts_with("ok") && line.contains(what);
         assert!(ended.stdout.lines().any(good), "{what}:\n{}", ended.stdout);
@@ -124,6 +125,42 @@ fn what_the_node_lacks_is_told_with_what_mends_it() {
     node.imgbuild(&DOCTOR)
         .with_code(1)
         .printing_part("there is no pvee; did you mean `pve`?");
+}
+
+#[test]
+fn what_builds_have_left_is_told_and_what_they_may_still_need_as_well() {
+    let node = whole("pve doctor leftovers", Setup::new());
+    let tags = |until: &str| {
+        format!("imgbuild;imgbuild-20260101-000000-0000;imgbuild-until-{until}-000000")
+    };
+    node.has_vm(9000, "over", &tags("20260102"));
+    node.has_vm(9001, "leased", &tags("29990101"));
+    node.has_vm(9002, "somebody-elses", "");
+    let seed = "imgbuild-20260101-000000-0000-until-20260102-000000.iso";
+    node.put_as("iso", seed, b"seed");
+    let before = node.server.inventory();
+    let made = node.server.requests().len();
+    let ended = node.imgbuild(&DOCTOR).with_code(0);
+    let told = |state: &str, what: &str| {
+        let mut lines = ended.stdout.lines();
+        lines.any(|line| line.starts_with(state) && line.contains(what))
+    };
+    assert!(
+        told("note", "the machine 9000 of build"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        told("note", &format!("the seed {seed}")),
+        "{}",
+        ended.stdout
+    );
+    assert!(told("ok", "the machine 9001 of build"), "{}", ended.stdout);
+    assert!(told("note", "`imgbuild gc --target lab` removes it"));
+    assert!(!ended.stdout.contains("9002"));
+    assert_eq!(node.server.inventory(), before);
+    let requests = &node.server.requests()[made..];
+    assert!(requests.iter().all(|request| request.method == "GET"));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod lab;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -229,8 +229,8 @@ fn pattern(path: &str) -> String {
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
-/// The calls of a boot that are not those of a plain look at the target.
-fn kinds_of_call() -> BTreeSet<(String, String)> {
+/// The kinds of call that a boot makes, with how many of each belong to the look at the target that comes before.
+fn kinds_of_call() -> BTreeMap<(String, String), u32> {
     let place = Place::prepare("pve boot, kinds of call", 100);
     let looked = place.calls();
     place
@@ -240,14 +240,20 @@ fn kinds_of_call() -> BTreeSet<(String, String)> {
     let booted = place.calls();
     end(place.start()).with_code(1);
     let requests = place.node.server.requests();
-    let kinds = |of: &[pve_lab::Request]| -> BTreeSet<_> {
-        let kinds = of
-            .iter()
-            .map(|call| (call.method.clone(), pattern(&call.path)));
-        kinds.collect()
+    let count = |of: &[pve_lab::Request]| -> BTreeMap<_, u32> {
+        let mut counts = BTreeMap::new();
+        for call in of {
+            let kind = (call.method.clone(), pattern(&call.path));
+            *counts.entry(kind).or_default() += 1;
+        }
+        counts
     };
-    let plain = kinds(&requests[looked..booted]);
-    &kinds(&requests[booted..]) - &plain
+    let plain = count(&requests[looked..booted]);
+    let of_look = |kind: &(String, String)| plain.get(kind).copied().unwrap_or_default();
+    let all = count(&requests[booted..]).into_iter();
+    let more = all.filter(|(kind, calls)| *calls > of_look(kind));
+    more.map(|(kind, _)| (kind.clone(), of_look(&kind)))
+        .collect()
 }
 
 /// All that can go wrong with a call of this method, but for what has tests of its own.
@@ -293,7 +299,7 @@ fn rows() -> Vec<Row> {
     let kinds = kinds_of_call();
     assert!(kinds.len() > 10, "{kinds:?}");
     let mut rows = vec![];
-    for (method, path) in kinds {
+    for ((method, path), before) in kinds {
         // Each task is asked for; the first are those of the seed, the machine, its disk and its start.
         let times = match path.contains("/tasks/") {
             true => 6,
@@ -303,7 +309,7 @@ fn rows() -> Vec<Row> {
             rows.extend(faults(&method).into_iter().map(|what| Row {
                 method: method.clone(),
                 path: path.clone(),
-                nth,
+                nth: before + nth,
                 what,
             }));
         }

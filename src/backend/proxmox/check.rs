@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::call::{Call, Path};
 use super::error::{Failure, NotSent, Why};
+use super::machine::Found;
 use super::privilege::{self, Need};
 use super::{Proxmox, Trust};
 use crate::finding::Finding;
@@ -21,8 +22,9 @@ const SCARCE: u64 = 4 << 30;
 /// How many ids are tried one by one that the server's list does not show: those of machines that we may not see.
 const TRIES: usize = 16;
 
-/// Looks at all that the target names. It only reads.
-pub async fn target(server: &Proxmox) -> Vec<Finding> {
+/// Looks at all that the target names, and at what builds have left there. It only reads. `is_alive` tells whether a build runs on
+/// this computer.
+pub async fn target(server: &Proxmox, is_alive: impl Fn(&str) -> bool) -> Vec<Finding> {
     let mut findings = vec![];
     let version = match server.version().await {
         Ok(version) => version,
@@ -48,6 +50,7 @@ pub async fn target(server: &Proxmox) -> Vec<Finding> {
     if server.target.vmids.is_some() {
         findings.push(ids(server).await);
     }
+    findings.extend(leftovers(server, is_alive).await);
     findings
 }
 
@@ -287,6 +290,34 @@ async fn ids(server: &Proxmox) -> Finding {
         }
     }
     Finding::missing(what, "none is free: remove machines, or widen vmid-range")
+}
+
+/// What `gc --target` would remove, and what it would leave alone.
+async fn leftovers(server: &Proxmox, is_alive: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let found = match server.of_builds().await {
+        Ok(found) => found,
+        Err(failure) => return vec![untold("leftovers", &failure)],
+    };
+    if found.is_empty() {
+        return vec![Finding::good("leftovers", "nothing of a build is there")];
+    }
+    let told = |Found { lease, resource }: &Found| {
+        let until = lease.until.strftime("%F %R UTC");
+        match lease.is_over() && !is_alive(&lease.build) {
+            true => Finding::fair(
+                "leftovers",
+                format!(
+                    "{resource}, which was over by {until}; `imgbuild gc --target {}` removes it",
+                    server.target.name
+                ),
+            ),
+            false => Finding::good(
+                "in use",
+                format!("{resource}, which may go on until {until}"),
+            ),
+        }
+    };
+    found.iter().map(told).collect()
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, State};
 use crate::project::Target;
-use crate::run::Interrupt;
+use crate::run::{Interrupt, gc};
+use crate::store::Dirs;
 use crate::ui::Screen;
 
 #[derive(Debug, Args)]
@@ -79,7 +80,10 @@ async fn of_target(target: &Target, server: &Proxmox) -> Result<Vec<Finding>> {
             target.login_from()
         ),
     );
-    let findings = proxmox::check::target(server).await;
+    let dirs = Dirs::from_env()?;
+    // What cannot be told may be alive.
+    let is_alive = |build: &str| gc::is_alive(&dirs, build).unwrap_or(true);
+    let findings = proxmox::check::target(server, is_alive).await;
     Ok([vec![settings], findings].concat())
 }
 
