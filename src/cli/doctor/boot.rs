@@ -15,7 +15,7 @@ use crate::error::{Error, Kind, Result};
 use crate::finding::Finding;
 use crate::plan::{Facts, Plan};
 use crate::run::{Interrupt, Run};
-use crate::seed::{self, Announce, Identity, Stages};
+use crate::seed::{self, Identity, Stages};
 use crate::source;
 use crate::ssh;
 use crate::store::Dirs;
@@ -23,6 +23,9 @@ use crate::ui::{self, Screen, duration};
 
 /// How long everything but booting may take together: the node copies a disk, and removes it.
 const AROUND: Duration = Duration::from_secs(3 * 60 * 60);
+
+/// Who tells where the guest is.
+const WHEREABOUTS: Whereabouts = Whereabouts::Any;
 
 /// What is run in the guest.
 const COMMAND: &str = "uname -sr";
@@ -110,7 +113,7 @@ impl Check<'_> {
             client_key: &identity.client_key,
             host_key: identity.host_key.public_key(),
             port: plan.machine.ssh_port,
-            whereabouts: Whereabouts::Any,
+            whereabouts: WHEREABOUTS,
             known: static_addresses(plan.seed.network_config.as_deref().unwrap_or_default()),
             id: &identity.instance_id,
         };
@@ -154,7 +157,7 @@ impl Check<'_> {
                 &plan.user,
                 &plan.seed,
                 Stages::Needed,
-                Announce::OnConsole,
+                WHEREABOUTS.announce(),
             )?,
             lease,
             description: &description,
