@@ -127,6 +127,7 @@ pub async fn connect(
             break;
         }
     }
+    heard.silence = console.tail().is_empty();
     let error = unreachable(server, vmid, patience, &heard, &attempts.failed);
     Err(seen(error, &console))
 }
@@ -182,6 +183,8 @@ struct Heard {
     agent: Agent,
     /// Why the console is not read.
     console: Option<Deaf>,
+    /// Whether nothing was said there.
+    silence: bool,
 }
 
 impl Heard {
@@ -241,11 +244,21 @@ fn unreachable(
         Some(deaf) => format!("{agent}; its console cannot be read ({deaf})"),
     };
     let node = &server.target.node;
-    let look = heard.console.as_ref().map(|deaf| {
-        let look = format!("to see it boot, run `qm terminal {vmid}` on {node} while this waits");
-        deaf.hint()
-            .map_or(look.clone(), |hint| format!("{hint}; {look}"))
-    });
+    let look = match &heard.console {
+        Some(deaf) => {
+            let look =
+                format!("to see it boot, run `qm terminal {vmid}` on {node} while this waits");
+            Some(match deaf.hint() {
+                Some(hint) => format!("{hint}; {look}"),
+                None => look,
+            })
+        }
+        None if heard.silence => Some(
+            "its console has said nothing: QEMU has one reader at a time, is it somebody else?"
+                .to_owned(),
+        ),
+        None => None,
+    };
     let (cause, hint) = match failed.is_empty() {
         true => (
             format!("it is not known at which address it is: {told}"),
