@@ -151,6 +151,8 @@ fn a_boot_that_fails_shows_the_end_of_the_console() {
     while !is_up() {
         std::thread::sleep(Duration::from_millis(20));
     }
+    // It was read all the time, over one connection.
+    assert_eq!(node.calls("GET", "/vncwebsocket"), 1);
     node.stop_vm(9000);
     let ended = Ended::from(booting.wait_with_output().unwrap()).with_code(1);
     for said in [

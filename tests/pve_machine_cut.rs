@@ -113,14 +113,14 @@ fn a_machine_that_never_answers_is_removed_and_told_with_what_helps() {
             .with_code(1)
             .printing_part("MISSING  boot")
             .saying("it is not known at which address it is: the guest agent does not answer")
-            .saying("the image must have the guest agent, or the recipe a static address")
-            .saying("qm terminal 9000");
+            .saying("the image must have the guest agent, or cloud-init and a console")
+            .saying("its console has said nothing");
         place.assert_nothing_left();
     }
 }
 
 #[test]
-fn who_may_not_ask_the_agent_is_told_at_once() {
+fn who_may_not_ask_the_agent_is_told_so() {
     let place = Place::prepare("pve boot, agent forbidden", 100);
     let forbidden = What::Forbidden {
         path: "/vms/9000".into(),

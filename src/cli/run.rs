@@ -234,6 +234,9 @@ async fn build(plan: &Plan, shared: &Shared<'_>) -> Result<()> {
     let observer = shared.observer.clone();
     let run = Run::start(&plan.name, shared.online.dirs, shared.interrupt, observer);
     let run = run.inspect_err(tell)?;
+    if let Some(server) = &shared.server {
+        server.mask_login(&run.events);
+    }
     let failure = match attempt(plan, shared, &run).await {
         Ok(artifact) => {
             let cleaned = clean_up(&run).await;

@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::finding::Finding;
 use crate::plan::{Facts, Plan};
 use crate::run::{Interrupt, Run};
-use crate::seed::{self, Announce, Identity, Stages};
+use crate::seed::{self, Identity, Stages};
 use crate::source;
 use crate::ssh;
 use crate::store::Dirs;
@@ -155,10 +155,7 @@ impl Check<'_> {
             plan.name,
             lease.until.strftime("%F %R UTC")
         );
-        let announce = match plan.proxmox.whereabouts().need_announcing() {
-            true => Announce::OnConsole,
-            false => Announce::Not,
-        };
+        let announce = plan.proxmox.whereabouts().announce();
         let start = Start {
             spec: &plan.machine,
             hardware: &plan.proxmox.hardware,

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::pipeline::SshGuest;
 use crate::pipeline::bench::Role;
 use crate::plan::Plan;
-use crate::seed::{Announce, Identity};
+use crate::seed::Identity;
 use crate::ssh::Login;
 
 /// How long everything but booting and the recipe's own steps may take together: the node copies disks.
@@ -71,10 +71,7 @@ impl<'b> Node<'b> {
             Role::Test => Identity::generate(&format!("{id}-test"), &plan.name)?,
             Role::Helper => Identity::generate(&format!("{id}-helper"), "imgbuild-helper")?,
         };
-        let announce = match plan.proxmox.whereabouts().need_announcing() {
-            true => Announce::OnConsole,
-            false => Announce::Not,
-        };
+        let announce = plan.proxmox.whereabouts().announce();
         let lease = self.lease()?;
         let description = format!(
             "The machine in which imgbuild on {} {} {}. It is removed when that is done; after {} nobody needs it any more, \

@@ -9,15 +9,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+use super::agent::{Agent, interfaces};
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::console::{Console, Deaf};
-use crate::backend::proxmox::error::Failure;
 use crate::error::{Error, Result};
-use crate::seed;
+use crate::seed::{self, Announce};
 use crate::ssh::{self, Login, SshSession};
 
 /// How often the guest agent is asked.
@@ -40,9 +39,12 @@ pub enum Whereabouts {
 }
 
 impl Whereabouts {
-    /// Whether the guest's seed must have it tell its addresses ([`seed::Announce`]).
-    pub fn need_announcing(self) -> bool {
-        matches!(self, Whereabouts::Any | Whereabouts::Console)
+    /// What the guest's seed must say for that.
+    pub fn announce(self) -> Announce {
+        match self {
+            Whereabouts::Any | Whereabouts::Console => Announce::OnConsole,
+            Whereabouts::Agent | Whereabouts::At(_) => Announce::Not,
+        }
     }
 
     fn need_agent(self) -> bool {
@@ -89,7 +91,7 @@ pub async fn connect(
     let mut said = BTreeSet::new();
     let mut following = pin!(console.follow(|line| {
         let addresses = seed::addresses(line, door.id).into_iter();
-        for address in addresses.filter(|_| door.whereabouts.need_announcing()) {
+        for address in addresses.filter(|_| door.whereabouts.announce() == Announce::OnConsole) {
             // What finds no room is more than is tried.
             if said.len() < MOST && said.insert(address) {
                 let _ = tell.try_send(address);
@@ -126,6 +128,7 @@ pub async fn connect(
             break;
         }
     }
+    heard.silence = console.tail().is_empty();
     let error = unreachable(server, vmid, patience, &heard, &attempts.failed);
     Err(seen(error, &console))
 }
@@ -181,80 +184,14 @@ struct Heard {
     agent: Agent,
     /// Why the console is not read.
     console: Option<Deaf>,
+    /// Whether nothing was said there.
+    silence: bool,
 }
 
 impl Heard {
     /// Whether nobody will tell an address any more.
     fn is_nothing_to_come(&self) -> bool {
         matches!(self.agent, Agent::Forbidden(_)) && self.console.is_some()
-    }
-}
-
-/// What the guest agent said last.
-#[derive(Default)]
-enum Agent {
-    #[default]
-    Unasked,
-    Told(Vec<IpAddr>),
-    Silent(String),
-    /// We may not ask it.
-    Forbidden(Failure),
-    /// There is no guest any more.
-    Stopped,
-}
-
-impl Agent {
-    fn of(told: Result<Vec<IpAddr>, Failure>) -> Self {
-        match told {
-            Ok(addresses) => Agent::Told(addresses),
-            Err(failure) if failure.why.status() == Some(403) => Agent::Forbidden(failure),
-            Err(failure) if failure.why.says("is not running") && !failure.why.says("agent") => {
-                Agent::Stopped
-            }
-            Err(failure) => Agent::Silent(failure.why.to_string()),
-        }
-    }
-}
-
-/// The addresses that the guest says it has.
-async fn interfaces(server: &Proxmox, vmid: u32) -> Result<Vec<IpAddr>, Failure> {
-    let told: Interfaces = server.ask_agent(vmid, "network-get-interfaces").await?;
-    Ok(told.addresses())
-}
-
-#[derive(Deserialize)]
-struct Interfaces {
-    result: Vec<Interface>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Interface {
-    name: String,
-    #[serde(default)]
-    ip_addresses: Vec<Address>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Address {
-    ip_address: String,
-}
-
-impl Interfaces {
-    /// All but those of the guest's own loopback, and those that mean nothing without an interface.
-    fn addresses(&self) -> Vec<IpAddr> {
-        let interfaces = self.result.iter().filter(|it| it.name != "lo");
-        let addresses = interfaces.flat_map(|it| &it.ip_addresses);
-        let addresses = addresses.filter_map(|it| it.ip_address.parse().ok());
-        addresses.filter(|it| !is_link_local(it)).collect()
-    }
-}
-
-fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
 
@@ -308,11 +245,21 @@ fn unreachable(
         Some(deaf) => format!("{agent}; its console cannot be read ({deaf})"),
     };
     let node = &server.target.node;
-    let look = heard.console.as_ref().map(|deaf| {
-        let look = format!("to see it boot, run `qm terminal {vmid}` on {node} while this waits");
-        deaf.hint()
-            .map_or(look.clone(), |hint| format!("{hint}; {look}"))
-    });
+    let look = match &heard.console {
+        Some(deaf) => {
+            let look =
+                format!("to see it boot, run `qm terminal {vmid}` on {node} while this waits");
+            Some(match deaf.hint() {
+                Some(hint) => format!("{hint}; {look}"),
+                None => look,
+            })
+        }
+        None if heard.silence => Some(
+            "its console has said nothing: QEMU has one reader at a time, is it somebody else?"
+                .to_owned(),
+        ),
+        None => None,
+    };
     let (cause, hint) = match failed.is_empty() {
         true => (
             format!("it is not known at which address it is: {told}"),
@@ -347,21 +294,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_agent_s_addresses_are_those_that_lead_into_the_guest() {
-        let told = r#"{"result": [
-            {"name": "lo", "ip-addresses": [{"ip-address": "127.0.0.1", "ip-address-type": "ipv4", "prefix": 8}]},
-            {"name": "eth0", "hardware-address": "bc:24:11:00:00:01", "ip-addresses": [
-                {"ip-address": "192.0.2.10", "ip-address-type": "ipv4", "prefix": 24},
-                {"ip-address": "2001:db8::a", "ip-address-type": "ipv6", "prefix": 64},
-                {"ip-address": "fe80::be24:11ff:fe00:1", "ip-address-type": "ipv6", "prefix": 64}]},
-            {"name": "eth1"}
-        ]}"#;
-        let told: Interfaces = serde_json::from_str(told).unwrap();
-        let expected: Vec<IpAddr> = vec![
-            "192.0.2.10".parse().unwrap(),
-            "2001:db8::a".parse().unwrap(),
-        ];
-        assert_eq!(told.addresses(), expected);
+    fn only_what_the_recipe_lets_tell_is_tried() {
+        let identity = seed::Identity::generate("a-test", "web").unwrap();
+        let known: Vec<IpAddr> = vec!["192.0.2.10".parse().unwrap()];
+        let here: IpAddr = "192.0.2.11".parse().unwrap();
+        let tried = |whereabouts| {
+            let door = Door {
+                user: "imgbuild",
+                client_key: &identity.client_key,
+                host_key: identity.host_key.public_key(),
+                port: 22,
+                whereabouts,
+                known: known.clone(),
+                id: &identity.instance_id,
+            };
+            let mut attempts = Attempts::new(&door, Instant::now());
+            let first: Vec<IpAddr> = attempts.tried.iter().copied().collect();
+            let many: Vec<IpAddr> = (0..1000).map(|n| IpAddr::V4(n.into())).collect();
+            attempts.add(&many);
+            assert_eq!((attempts.tried.len(), attempts.running.len()), (MOST, MOST));
+            (first, whereabouts.announce())
+        };
+        assert_eq!(
+            tried(Whereabouts::Any),
+            (known.clone(), Announce::OnConsole)
+        );
+        assert_eq!(tried(Whereabouts::At(here)), (vec![here], Announce::Not));
+        assert_eq!(tried(Whereabouts::Agent), (vec![], Announce::Not));
+        assert_eq!(tried(Whereabouts::Console), (vec![], Announce::OnConsole));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! A machine on a node that lives as long as what it is for, from its seed to its end.
 
 mod address;
+mod agent;
 mod claim;
 mod clone;
 mod fixed;
