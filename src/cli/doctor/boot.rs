@@ -29,10 +29,10 @@ const COMMAND: &str = "uname -sr";
 /// How long that may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Boots what a recipe makes a build of, and adds what is found to `findings`, also if it ends badly.
+/// Boots what a recipe makes a build of, by its plan, and adds what is found to `findings`, also if it ends badly.
 pub async fn boot(
     server: &Proxmox,
-    (path, selection): (&Path, &Selection),
+    (plan, selection): (&Plan, &Selection),
     global: &Global,
     screen: Screen,
     interrupt: &Interrupt,
@@ -41,12 +41,11 @@ pub async fn boot(
     let dirs = Dirs::from_env()?;
     let online = Online::new("doctor", &dirs, selection, global);
     super::super::gc::reap_first(&dirs, screen, interrupt).await?;
-    let plan = interrupt.or(plan(path, selection, &online)).await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let run = Run::start(&plan.name, &dirs, interrupt, observer)?;
     let check = Check {
         server,
-        plan: &plan,
+        plan,
         online: &online,
         run: &run,
     };
@@ -65,10 +64,12 @@ pub async fn boot(
     }
 }
 
-/// The one build that is meant.
-async fn plan(path: &Path, selection: &Selection, online: &Online<'_>) -> Result<Plan> {
+/// The one build of a recipe that is meant.
+pub async fn plan(path: &Path, selection: &Selection, global: &Global) -> Result<Plan> {
     let doing = || Error::new(format!("booting {}", path.display())).kind(Kind::Usage);
-    let mut recipes = selection.load(path, online).await?;
+    let dirs = Dirs::from_env()?;
+    let online = Online::new("doctor", &dirs, selection, global);
+    let mut recipes = selection.load(path, &online).await?;
     let recipe = match recipes.len() {
         1 => recipes.remove(0),
         n => {

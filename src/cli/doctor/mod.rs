@@ -14,6 +14,7 @@ use super::{Global, target};
 use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, State};
+use crate::plan::Plan;
 use crate::project::Target;
 use crate::run::Interrupt;
 use crate::ui::Screen;
@@ -43,14 +44,20 @@ pub async fn run(
         return verdict(&findings, "this machine");
     };
     let target = target::find(name)?;
+    let selection = &arguments.selection;
+    let plan = match &arguments.boot {
+        Some(recipe) => Some(interrupt.or(boot::plan(recipe, selection, global)).await?),
+        None => None,
+    };
     let server = interrupt.or(target.connect()).await?;
-    let mut findings = interrupt.or(of_target(&target, &server)).await?;
+    let looking = of_target(&target, &server, plan.as_ref());
+    let mut findings = interrupt.or(looking).await?;
     let what = format!("the target {name}");
     // Nothing is made where something is missing that it needs.
-    let booted = match (&arguments.boot, verdict(&findings, &what)) {
-        (Some(recipe), Ok(())) => {
-            let recipe = (recipe.as_path(), &arguments.selection);
-            boot::boot(&server, recipe, global, screen, interrupt, &mut findings).await
+    let booted = match (&plan, verdict(&findings, &what)) {
+        (Some(plan), Ok(())) => {
+            let plan = (plan, selection);
+            boot::boot(&server, plan, global, screen, interrupt, &mut findings).await
         }
         (_, verdict) => verdict,
     };
@@ -70,7 +77,7 @@ fn verdict(findings: &[Finding], what: &str) -> Result<()> {
     }
 }
 
-async fn of_target(target: &Target, server: &Proxmox) -> Result<Vec<Finding>> {
+async fn of_target(target: &Target, server: &Proxmox, plan: Option<&Plan>) -> Result<Vec<Finding>> {
     let settings = Finding::good(
         "settings",
         format!(
@@ -79,7 +86,8 @@ async fn of_target(target: &Target, server: &Proxmox) -> Result<Vec<Finding>> {
             target.login_from()
         ),
     );
-    let findings = proxmox::check::target(server).await;
+    let hardware = plan.map(|plan| &plan.proxmox.hardware);
+    let findings = proxmox::check::target(server, hardware).await;
     Ok([vec![settings], findings].concat())
 }
 

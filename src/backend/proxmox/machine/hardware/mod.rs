@@ -19,6 +19,9 @@ pub const SEED: &str = "scsi1";
 /// A controller for each disk, and so a thread for each.
 const SINGLE: &str = "virtio-scsi-single";
 
+/// The display that a machine has if nothing is said.
+const DISPLAY: &str = "std";
+
 /// Bytes in a MiB.
 const MIB: u64 = 1 << 20;
 
@@ -146,7 +149,6 @@ pub fn parameters(
         ("boot", format!("order={DISK}")),
         (NETWORK, network(site)),
         (SERIAL, "socket".into()),
-        ("vga", hardware.vga.clone()),
         ("agent", "enabled=1".into()),
     ];
     if spec.firmware == Firmware::Uefi {
@@ -159,6 +161,9 @@ pub fn parameters(
     if hardware.tpm {
         // Without a version it would be 1.2.
         parameters.push(("tpmstate0", format!("{images}:1,version=v2.0")));
+    }
+    if hardware.vga != DISPLAY {
+        parameters.push(("vga", hardware.vga.clone()));
     }
     if hardware.rng {
         parameters.push(("rng0", "source=/dev/urandom".into()));
@@ -210,7 +215,7 @@ pub fn size(disk: &str) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::backend::proxmox) mod tests {
     use super::*;
     use crate::backend::proxmox::StoredImage;
     use crate::backend::proxmox::machine::Lease;
@@ -227,7 +232,7 @@ mod tests {
             secure_boot: false,
             tpm: false,
             scsi_controller: SINGLE.into(),
-            vga: "std".into(),
+            vga: DISPLAY.into(),
             rng: false,
             numa: false,
             template: Extras {
@@ -305,7 +310,15 @@ mod tests {
         ] {
             assert_eq!(value(&bios, name), Some(expected));
         }
-        for name in ["bios", "efidisk0", "tpmstate0", "rng0", "numa", "pool"] {
+        for name in [
+            "bios",
+            "efidisk0",
+            "tpmstate0",
+            "vga",
+            "rng0",
+            "numa",
+            "pool",
+        ] {
             assert_eq!(value(&bios, name), None, "{name}");
         }
     }
