@@ -61,7 +61,7 @@
 //!
 //! # What is not as on the real one
 //!
-//! - TPM, firewall, VLANs, MTU and PCI devices stay in the configuration: nothing comes of them.
+//! - TPM, firewall, VLANs and MTU stay in the configuration: nothing comes of them. There are no PCI devices to map.
 //! - Drives and network cards of a VM that runs are not plugged or unplugged, but pending until it stops.
 //! - There are no snapshots, no consoles over the API, no migration of what runs, and no storages but folders.
 //! - Checksums are SHA-2's. A 401 comes at once, and not after 3 s.
@@ -82,9 +82,11 @@ mod info;
 mod inventory;
 mod lock;
 mod machine;
+mod options;
 mod params;
 mod pool;
 mod process;
+mod property;
 mod random;
 mod record;
 mod reply;
