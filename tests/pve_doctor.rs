@@ -186,3 +186,51 @@ fn a_server_that_cannot_be_used_is_told_at_once() {
     assert_eq!(told["findings"][2]["what"], "certificate");
     assert_eq!(told["findings"][2]["state"], "missing");
 }
+
+/// A recipe that uses what not every recipe does.
+const DEMANDING: &str = "
+[image]
+name = 'web'
+[source]
+file = 'base.qcow2'
+[target.proxmox]
+pool = 'templates'
+disks = [{ size = '1GiB', storage = 'slow' }]
+networks = [{ vlan = 20 }, { bridge = 'vmbr1' }]
+hostpci = [{ mapping = 'gpu' }]
+start-order = 1
+";
+
+#[test]
+fn what_a_recipe_asks_of_the_node_is_looked_at_with_it() {
+    let unused = ["Mapping.Use", "VM.Config.Cloudinit"];
+    let others: Vec<_> = BUILDER
+        .iter()
+        .copied()
+        .filter(|privilege| !unused.contains(privilege))
+        .collect();
+    let setup = Setup::new()
+        .revoke(TOKEN)
+        .grant("/", TOKEN, &others)
+        .grant("/pool", TOKEN, &[])
+        .grant("/sdn/zones/localnetwork/vmbr0/20", TOKEN, &[]);
+    let node = whole("pve doctor hardware", setup);
+    node.imgbuild(&DOCTOR).with_code(0);
+    node.lab.write("web.toml", DEMANDING);
+    let looked = node.imgbuild(&["doctor", "--target", "lab", "--boot", "web.toml"]);
+    let looked = looked.with_code(1);
+    for told in [
+        "without VM.Allocate, which is for machines in the pool",
+        "without VM.Config.Cloudinit, which is for machines, the template's cloud-init drive",
+        "without SDN.Use, which is for the template's network",
+        "pveum acl modify /mapping/pci/gpu ",
+        "pveum acl modify /pool/templates ",
+        "pveum acl modify /sdn/zones/localnetwork/vmbr0/20 ",
+        "pveum role add ImgbuildRoot --privs Sys.Modify && pveum acl modify / --propagate 0",
+        "MISSING  storage slow (images)",
+        "MISSING  bridge vmbr1",
+    ] {
+        assert!(looked.stdout.contains(told), "{told}:\n{}", looked.stdout);
+    }
+    node.assert_nothing_left();
+}

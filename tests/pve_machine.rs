@@ -46,7 +46,8 @@ fn a_guest_with_an_agent_is_found_used_and_removed() {
     node.has_vm(9000, "somebody-elses", "");
     let recipe = tiny(
         &node,
-        "disk = \"3G\"\n[ssh]\nport = 2222\ntimeout = \"5m\"\n",
+        "disk = \"3G\"\n[ssh]\nport = 2222\ntimeout = \"5m\"\n\
+         [target.proxmox]\nmachine = \"i440fx\"\nrng = true\nvga = \"virtio\"\n",
     );
     let ended = boot(&node, &recipe).with_code(0);
     let at = format!("SSH answers at {}", node.server.address(9001));
@@ -211,7 +212,9 @@ fn a_target_that_does_not_say_where_machines_go_is_refused() {
 fn nothing_is_made_where_something_is_missing() {
     let node = Node::whole("pve boot unfit", Setup::new(), "9000-9000");
     node.has_vm(9000, "somebody-elses", "");
-    boot(&node, "no-such-recipe.toml")
+    Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    let recipe = recipe_by_file(&node.lab, "disk.qcow2");
+    boot(&node, &recipe)
         .with_code(1)
         .printing_part("MISSING  ids 9000 to 9000");
     assert_eq!(node.calls("POST", "/qemu"), 1, "that of the other machine");

@@ -1,11 +1,13 @@
 //! What a target lacks for imgbuild's work, each thing with the command that mends it.
 
+use std::collections::BTreeSet;
+
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::call::{Call, Path};
 use super::error::{Failure, NotSent, Why};
-use super::machine::Found;
+use super::machine::{Found, Hardware};
 use super::privilege::{self, Need};
 use super::{Proxmox, Trust};
 use crate::finding::Finding;
@@ -22,9 +24,13 @@ const SCARCE: u64 = 4 << 30;
 /// How many ids are tried one by one that the server's list does not show: those of machines that we may not see.
 const TRIES: usize = 16;
 
-/// Looks at all that the target names, and at what builds have left there. It only reads. `is_alive` tells whether a build runs on
-/// this computer.
-pub async fn target(server: &Proxmox, is_alive: impl Fn(&str) -> bool) -> Vec<Finding> {
+/// Looks at all that the target names, the hardware of a recipe if there is one, and at what builds have left there. It only
+/// reads. `is_alive` tells whether a build runs on this computer.
+pub async fn target(
+    server: &Proxmox,
+    hardware: Option<&Hardware>,
+    is_alive: impl Fn(&str) -> bool,
+) -> Vec<Finding> {
     let mut findings = vec![];
     let version = match server.version().await {
         Ok(version) => version,
@@ -40,11 +46,11 @@ pub async fn target(server: &Proxmox, is_alive: impl Fn(&str) -> bool) -> Vec<Fi
         Ok(finding) => return [findings, vec![finding]].concat(),
         Err(failure) => findings.push(untold("node", &failure)),
     }
-    for need in privilege::needs(&server.target, major) {
+    for need in privilege::needs(&server.target, hardware, major) {
         findings.push(privileges(server, &need).await);
     }
-    findings.extend(storages(server).await);
-    if let Some(bridge) = &server.target.bridge {
+    findings.extend(storages(server, hardware).await);
+    for bridge in bridges(server, hardware) {
         findings.push(network(server, bridge).await);
     }
     if server.target.vmids.is_some() {
@@ -188,16 +194,19 @@ fn is_set(value: &Option<Value>) -> bool {
     !matches!(value, Some(Value::Bool(false))) && value.as_ref().and_then(Value::as_u64) != Some(0)
 }
 
-async fn storages(server: &Proxmox) -> Vec<Finding> {
+async fn storages(server: &Proxmox, hardware: Option<&Hardware>) -> Vec<Finding> {
     let target = &server.target;
-    let roles = [
-        (Some(&target.import), "import"),
-        (target.images.as_ref(), "images"),
-        (target.iso.as_ref(), "iso"),
-    ];
+    let of_hardware = hardware.into_iter().flat_map(|hardware| {
+        let disks = hardware.template.disks.iter();
+        let storages = disks.filter_map(|disk| disk.storage.as_ref());
+        storages.chain(&hardware.storage)
+    });
+    let images: BTreeSet<&String> = of_hardware.chain(&target.images).collect();
+    let roles = [(&target.import, "import")];
     let roles = roles
         .into_iter()
-        .filter_map(|(name, content)| Some((name?, content)));
+        .chain(images.into_iter().map(|name| (name, "images")))
+        .chain(target.iso.as_ref().map(|name| (name, "iso")));
     let call = Call::get(server.node_path(&["storage"]));
     let known: Vec<Storage> = match server.client.call(call).await {
         Ok(known) => known,
@@ -242,6 +251,16 @@ fn storage(name: &str, content: &str, known: &[Storage]) -> Finding {
         Some(free) => Finding::good(what, format!("{} free", indicatif::BinaryBytes(free))),
         None => Finding::fair(what, "it does not say how much is free"),
     }
+}
+
+/// The bridges that machines and the template are connected to.
+fn bridges<'b>(server: &'b Proxmox, hardware: Option<&'b Hardware>) -> BTreeSet<&'b String> {
+    let of_hardware = hardware.into_iter().flat_map(|hardware| {
+        let cards = hardware.template.networks.iter().flatten();
+        let bridges = cards.filter_map(|card| card.bridge.as_ref());
+        bridges.chain(&hardware.bridge)
+    });
+    of_hardware.chain(&server.target.bridge).collect()
 }
 
 async fn network(server: &Proxmox, bridge: &str) -> Finding {

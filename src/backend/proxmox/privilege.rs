@@ -6,11 +6,15 @@ use serde_json::Value;
 
 use super::call::{Call, Path};
 use super::error::Failure;
+use super::machine::Hardware;
 use super::{Proxmox, Target};
 
 /// The role of docs/proxmox.md. An entry on a longer path replaces what was inherited, so one role with all that is needed is
 /// what does no harm anywhere.
 const ROLE: &str = "Imgbuild";
+
+/// A role for what is needed on `/`: the other one must not get it, since it is given on storages and nodes as well.
+const ROOT_ROLE: &str = "ImgbuildRoot";
 
 /// Privileges on one path, and what they are for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +36,11 @@ pub fn grant(privilege: &str, path: &str, identity: &str) -> String {
         true => format!(" --tokens '{identity}'"),
         false => String::new(),
     };
+    if path == ROOT {
+        return format!(
+            "on the node: pveum role add {ROOT_ROLE} --privs {privilege} && pveum acl modify {ROOT} --propagate 0 --users '{user}'{token} --roles {ROOT_ROLE}"
+        );
+    }
     format!(
         "on the node: pveum role modify {ROLE} --append 1 --privs {privilege} && pveum acl modify {path} --users '{user}'{token} --roles {ROLE}"
     )
@@ -59,22 +68,45 @@ const MACHINE: [&str; 11] = [
     "VM.PowerMgmt",
 ];
 
-/// All that a target needs, by what it names; one for each path. `major` is the server's version.
-pub fn needs(target: &Target, major: u32) -> Vec<Need> {
-    let storage = |name: &str| format!("/storage/{name}");
-    let need = |path: String, privileges: &[&'static str], purpose: &str| Need {
+/// Where privileges are for everything.
+const ROOT: &str = "/";
+
+/// What a storage of disks takes.
+const DISKS: [&str; 2] = ["Datastore.Audit", "Datastore.AllocateSpace"];
+
+fn need(path: String, privileges: &[&'static str], purpose: &str) -> Need {
+    Need {
         path,
         give_on: None,
         privileges: privileges.to_vec(),
         purpose: purpose.to_owned(),
         optional: false,
-    };
+    }
+}
+
+fn storage(name: &str) -> String {
+    format!("/storage/{name}")
+}
+
+/// All that a target needs, by what it names, and by the hardware of a recipe if there is one; one for each path. `major` is the
+/// server's version.
+pub fn needs(target: &Target, hardware: Option<&Hardware>, major: u32) -> Vec<Need> {
+    let mut needs = of_target(target, major);
+    for need in hardware
+        .into_iter()
+        .flat_map(|hardware| of_hardware(target, hardware))
+    {
+        add(&mut needs, need);
+    }
+    needs
+}
+
+fn of_target(target: &Target, major: u32) -> Vec<Need> {
     let mut needs = vec![need(storage(&target.import), &IMPORT, "base images")];
     if let Some(images) = &target.images {
-        let privileges = ["Datastore.Audit", "Datastore.AllocateSpace"];
         add(
             &mut needs,
-            need(storage(images), &privileges, "disks of machines"),
+            need(storage(images), &DISKS, "disks of machines"),
         );
     }
     if let Some(iso) = &target.iso {
@@ -93,8 +125,8 @@ pub fn needs(target: &Target, major: u32) -> Vec<Need> {
         )
     });
     if let Some(bridge) = &target.bridge {
-        let path = format!("/sdn/zones/localnetwork/{bridge}");
-        needs.push(need(path, &["SDN.Use"], "the network of machines"));
+        let purpose = "the network of machines";
+        needs.push(need(network(bridge, None), &["SDN.Use"], purpose));
     }
     if let Some(vmids) = &target.vmids {
         // Proxmox VE 9 has split `VM.Monitor`; what the guest agent needs is this.
@@ -121,6 +153,57 @@ pub fn needs(target: &Target, major: u32) -> Vec<Need> {
     needs
 }
 
+/// What the hardware of a recipe needs besides: `check_vm_modify_config_perm`, `check_hostpci_perm` and `clone_vm` in
+/// qemu-server's API2/Qemu.pm, `check_vnet_access` in guest-common.
+fn of_hardware(target: &Target, hardware: &Hardware) -> Vec<Need> {
+    let template = &hardware.template;
+    let disks = template
+        .disks
+        .iter()
+        .filter_map(|disk| disk.storage.as_ref());
+    let storages = disks.chain(&hardware.storage);
+    let mut needs: Vec<Need> = storages
+        .map(|name| need(storage(name), &DISKS, "disks of the template"))
+        .collect();
+    let bridge = hardware.bridge.as_ref().or(target.bridge.as_ref());
+    let cards = template.networks.iter().flatten();
+    let networks =
+        cards.filter_map(|card| Some(network(card.bridge.as_ref().or(bridge)?, card.vlan)));
+    let networks = networks.chain(
+        hardware
+            .bridge
+            .as_deref()
+            .map(|bridge| network(bridge, None)),
+    );
+    needs.extend(networks.map(|path| need(path, &["SDN.Use"], "the template's network")));
+    needs.extend(template.hostpci.iter().map(|device| {
+        let path = format!("/mapping/pci/{}", device.mapping);
+        need(path, &["Mapping.Use"], "a device that is passed through")
+    }));
+    if let Some(pool) = &hardware.pool {
+        let path = format!("/pool/{pool}");
+        needs.push(need(path, &["VM.Allocate"], "machines in the pool"));
+    }
+    if let Some(vmids) = target.vmids.as_ref().filter(|_| template.cloud_init_drive) {
+        let path = format!("/vms/{}", vmids.start());
+        let purpose = "the template's cloud-init drive";
+        needs.push(need(path, &["VM.Config.Cloudinit"], purpose));
+    }
+    if template.start_order.is_some() {
+        needs.push(need(ROOT.into(), &["Sys.Modify"], "the start order"));
+    }
+    needs
+}
+
+/// The path of a bridge or of one of its VLANs. A grant on the bridge counts for all of them.
+fn network(bridge: &str, vlan: Option<u32>) -> String {
+    let bridge = format!("/sdn/zones/localnetwork/{bridge}");
+    match vlan {
+        Some(vlan) => format!("{bridge}/{vlan}"),
+        None => bridge,
+    }
+}
+
 /// Adds a need, to one on the same path if there is one: a storage may be for several things.
 fn add(needs: &mut Vec<Need>, need: Need) {
     let Some(same) = needs.iter_mut().find(|other| other.path == need.path) else {
@@ -131,7 +214,13 @@ fn add(needs: &mut Vec<Need>, need: Need) {
             same.privileges.push(privilege);
         }
     }
-    same.purpose = format!("{}, {}", same.purpose, need.purpose);
+    if !same
+        .purpose
+        .split(", ")
+        .any(|purpose| purpose == need.purpose)
+    {
+        same.purpose = format!("{}, {}", same.purpose, need.purpose);
+    }
 }
 
 impl Proxmox {
@@ -149,6 +238,8 @@ impl Proxmox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::proxmox::machine::hardware::tests::hardware as usual;
+    use crate::backend::proxmox::machine::{Disk, HostPci, Network};
 
     #[test]
     fn a_grant_goes_to_the_user_and_the_token() {
@@ -157,6 +248,105 @@ mod tests {
             "on the node: pveum role modify Imgbuild --append 1 --privs VM.Audit && \
              pveum acl modify /vms/999 --users 'me@pve' --tokens 'me@pve!ci' --roles Imgbuild"
         );
-        assert!(!grant("VM.Audit", "/", "root@pam").contains("--tokens"));
+        assert!(!grant("VM.Audit", "/vms", "root@pam").contains("--tokens"));
+    }
+
+    #[test]
+    fn what_is_given_on_everything_is_a_role_of_its_own_that_goes_no_further() {
+        assert_eq!(
+            grant("Sys.Modify", "/", "me@pve"),
+            "on the node: pveum role add ImgbuildRoot --privs Sys.Modify && \
+             pveum acl modify / --propagate 0 --users 'me@pve' --roles ImgbuildRoot"
+        );
+    }
+
+    /// What is needed besides for hardware that a change of the usual one makes, as `privilege on path`.
+    fn added(change: impl FnOnce(&mut Hardware)) -> Vec<String> {
+        let target = Target {
+            name: "lab".into(),
+            project: "imgbuild.toml".into(),
+            endpoint: "https://pve:8006".parse().unwrap(),
+            node: "pve".into(),
+            trust: super::super::Trust::System,
+            import: "local".into(),
+            images: Some("local".into()),
+            iso: Some("local".into()),
+            bridge: Some("vmbr0".into()),
+            vmids: Some(9000..=9099),
+            layers: 0,
+        };
+        let mut hardware = usual();
+        hardware.template.cloud_init_drive = false;
+        change(&mut hardware);
+        let told = |hardware| -> Vec<String> {
+            let needs = needs(&target, hardware, 8).into_iter();
+            let each = needs.flat_map(|need| {
+                let path = need.path;
+                let told = move |privilege| format!("{privilege} on {path}");
+                need.privileges.into_iter().map(told)
+            });
+            each.collect()
+        };
+        let before = told(None);
+        let after = told(Some(&hardware));
+        after
+            .into_iter()
+            .filter(|need| !before.contains(need))
+            .collect()
+    }
+
+    #[test]
+    fn what_a_recipe_uses_is_needed_and_nothing_else() {
+        let card = |bridge: Option<&str>, vlan| Network {
+            model: "virtio".into(),
+            bridge: bridge.map(Into::into),
+            vlan,
+            mtu: None,
+            firewall: false,
+        };
+        assert_eq!(added(|_| {}), [] as [&str; 0]);
+        let drive = added(|hardware| hardware.template.cloud_init_drive = true);
+        assert_eq!(drive, ["VM.Config.Cloudinit on /vms/9000"]);
+        let pool = added(|hardware| hardware.pool = Some("a/b".into()));
+        assert_eq!(pool, ["VM.Allocate on /pool/a/b"]);
+        let order = added(|hardware| hardware.template.start_order = Some(1));
+        assert_eq!(order, ["Sys.Modify on /"]);
+        let storages = added(|hardware| {
+            hardware.storage = Some("fast".into());
+            hardware.template.disks.push(Disk {
+                size: 1,
+                storage: Some("slow".into()),
+                backup: true,
+            });
+        });
+        assert_eq!(
+            storages,
+            [
+                "Datastore.Audit on /storage/slow",
+                "Datastore.AllocateSpace on /storage/slow",
+                "Datastore.Audit on /storage/fast",
+                "Datastore.AllocateSpace on /storage/fast",
+            ]
+        );
+        let networks = added(|hardware| {
+            hardware.template.networks =
+                Some(vec![card(None, Some(20)), card(Some("vmbr1"), None)]);
+        });
+        assert_eq!(
+            networks,
+            [
+                "SDN.Use on /sdn/zones/localnetwork/vmbr0/20",
+                "SDN.Use on /sdn/zones/localnetwork/vmbr1",
+            ]
+        );
+        let device = added(|hardware| {
+            let gpu = HostPci {
+                mapping: "gpu".into(),
+                pcie: true,
+                primary_gpu: false,
+            };
+            hardware.template.hostpci.push(gpu);
+        });
+        assert_eq!(device, ["Mapping.Use on /mapping/pci/gpu"]);
     }
 }

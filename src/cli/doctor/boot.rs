@@ -28,10 +28,10 @@ const COMMAND: &str = "uname -sr";
 /// How long that may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Boots what a recipe makes a build of, and adds what is found to `findings`, also if it ends badly.
+/// Boots what a recipe makes a build of, by its plan, and adds what is found to `findings`, also if it ends badly.
 pub async fn boot(
     server: &Proxmox,
-    (path, selection): (&Path, &Selection),
+    (plan, selection): (&Plan, &Selection),
     global: &Global,
     screen: Screen,
     interrupt: &Interrupt,
@@ -40,15 +40,12 @@ pub async fn boot(
     let dirs = Dirs::from_env()?;
     let online = Online::new("doctor", &dirs, selection, global);
     super::super::gc::reap_first(&dirs, screen, interrupt).await?;
-    let plan = interrupt
-        .or(plan(path, selection, &online, &server.target.name))
-        .await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let run = Run::start(&plan.name, &dirs, interrupt, observer)?;
     server.mask_login(&run.events);
     let check = Check {
         server,
-        plan: &plan,
+        plan,
         online: &online,
         run: &run,
     };
@@ -67,15 +64,17 @@ pub async fn boot(
     }
 }
 
-/// The one build that is meant.
-async fn plan(
+/// The one build of a recipe that is meant.
+pub async fn plan(
     path: &Path,
     selection: &Selection,
-    online: &Online<'_>,
+    global: &Global,
     target: &str,
 ) -> Result<Plan> {
     let doing = || Error::new(format!("booting {}", path.display())).kind(Kind::Usage);
-    let mut recipes = selection.load(path, online).await?;
+    let dirs = Dirs::from_env()?;
+    let online = Online::new("doctor", &dirs, selection, global);
+    let mut recipes = selection.load(path, &online).await?;
     let recipe = match recipes.len() {
         1 => recipes.remove(0),
         n => {

@@ -14,6 +14,7 @@ use super::{Global, target};
 use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, State};
+use crate::plan::Plan;
 use crate::project::Target;
 use crate::run::{Interrupt, gc};
 use crate::store::Dirs;
@@ -44,14 +45,24 @@ pub async fn run(
         return verdict(&findings, "this machine");
     };
     let target = target::find(name)?;
+    let selection = &arguments.selection;
+    let plan = match &arguments.boot {
+        Some(recipe) => Some(
+            interrupt
+                .or(boot::plan(recipe, selection, global, name))
+                .await?,
+        ),
+        None => None,
+    };
     let server = interrupt.or(target.connect()).await?;
-    let mut findings = interrupt.or(of_target(&target, &server)).await?;
+    let looking = of_target(&target, &server, plan.as_ref());
+    let mut findings = interrupt.or(looking).await?;
     let what = format!("the target {name}");
     // Nothing is made where something is missing that it needs.
-    let booted = match (&arguments.boot, verdict(&findings, &what)) {
-        (Some(recipe), Ok(())) => {
-            let recipe = (recipe.as_path(), &arguments.selection);
-            boot::boot(&server, recipe, global, screen, interrupt, &mut findings).await
+    let booted = match (&plan, verdict(&findings, &what)) {
+        (Some(plan), Ok(())) => {
+            let plan = (plan, selection);
+            boot::boot(&server, plan, global, screen, interrupt, &mut findings).await
         }
         (_, verdict) => verdict,
     };
@@ -71,7 +82,7 @@ fn verdict(findings: &[Finding], what: &str) -> Result<()> {
     }
 }
 
-async fn of_target(target: &Target, server: &Proxmox) -> Result<Vec<Finding>> {
+async fn of_target(target: &Target, server: &Proxmox, plan: Option<&Plan>) -> Result<Vec<Finding>> {
     let settings = Finding::good(
         "settings",
         format!(
@@ -83,7 +94,8 @@ async fn of_target(target: &Target, server: &Proxmox) -> Result<Vec<Finding>> {
     let dirs = Dirs::from_env()?;
     // What cannot be told may be alive.
     let is_alive = |build: &str| gc::is_alive(&dirs, build).unwrap_or(true);
-    let findings = proxmox::check::target(server, is_alive).await;
+    let hardware = plan.map(|plan| &plan.proxmox.hardware);
+    let findings = proxmox::check::target(server, hardware, is_alive).await;
     Ok([vec![settings], findings].concat())
 }
 

@@ -157,7 +157,7 @@ fn network(card: &Network, faults: &mut Vec<Fault>) {
 
 fn host_pci(device: &HostPci, board: Board, faults: &mut Vec<Fault>) {
     let name = device.mapping.get_ref();
-    if !is_plain_name(name) {
+    if !is_mapping(name) {
         let message = format!("`{name}` cannot be the name of a mapping");
         faults.push(Fault::new(device.mapping.span(), message).hint(
             "give the device a name under Datacenter, Resource Mappings: addresses are for root alone",
@@ -170,4 +170,10 @@ fn host_pci(device: &HostPci, board: Board, faults: &mut Vec<Fault>) {
         let fault = Fault::new(pcie.span(), "the board `i440fx` has no PCI Express");
         faults.push(fault.hint("remove this, or `machine = \"i440fx\"`"));
     }
+}
+
+/// What Proxmox VE calls a configuration id.
+fn is_mapping(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    name.len() > 1 && name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(known)
 }

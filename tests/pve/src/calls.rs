@@ -3,9 +3,10 @@
 use std::pin::Pin;
 
 use crate::context::Context;
+#[allow(clippy::wildcard_imports)] // the vocabulary of the table
+use crate::options::OPTIONS;
 use crate::params::Param;
 use crate::reply::Reply;
-#[allow(clippy::wildcard_imports)] // the vocabulary of the table
 use crate::schema::*;
 use crate::vm::{
     agent, change, clone, config, console, create, life, list, migrate, remove, resize, template,

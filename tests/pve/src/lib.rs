@@ -85,7 +85,7 @@
 //!
 //! # What is not as on the real one
 //!
-//! - TPM, firewall, VLANs, MTU and PCI devices stay in the configuration: nothing comes of them.
+//! - TPM, firewall, VLANs and MTU stay in the configuration: nothing comes of them. There are no PCI devices to map.
 //! - Drives and network cards of a VM that runs are not plugged or unplugged, but pending until it stops.
 //! - There are no snapshots, no migration of what runs, and no storages but folders.
 //! - Consoles are serial ones only, and what a client types goes nowhere. In what a guest says there, its address is the one
@@ -108,9 +108,11 @@ mod info;
 mod inventory;
 mod lock;
 mod machine;
+mod options;
 mod params;
 mod pool;
 mod process;
+mod property;
 mod random;
 mod record;
 mod reply;

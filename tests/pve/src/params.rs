@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use crate::property;
 use crate::reply::Failure;
 
 /// One parameter of a call.
@@ -28,6 +29,8 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// Says what is wrong with it.
     Format(fn(&str) -> Result<(), String>),
+    /// `a=b,c=d`.
+    Properties(&'static property::Properties),
 }
 
 /// A parameter that may be left out.
@@ -132,7 +135,7 @@ impl Params {
         for (name, values) in &self.0 {
             let wrong = match all().find(|param| param.names(name)) {
                 None => Err("property is not defined in schema and the schema does not allow additional properties".into()),
-                Some(param) => param.kind.check(values),
+                Some(param) => param.kind.check(name, values),
             };
             if let Err(wrong) = wrong {
                 errors.insert(name.clone(), wrong);
@@ -160,7 +163,8 @@ impl Param {
 }
 
 impl Kind {
-    fn check(self, values: &[String]) -> Result<(), String> {
+    /// Says what is wrong with the values of a parameter.
+    pub fn check(self, name: &str, values: &[String]) -> Result<(), String> {
         let value = match (self, values) {
             (Kind::List, _) => return Ok(()),
             (_, [value]) => value,
@@ -189,6 +193,7 @@ impl Kind {
                 names.join(", ")
             )),
             Kind::Format(check) => check(value),
+            Kind::Properties(properties) => properties.check(name, value),
             Kind::Text(_) | Kind::OneOf(_) | Kind::List => Ok(()),
         }
     }

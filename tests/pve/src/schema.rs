@@ -1,14 +1,13 @@
 //! The parameters of the calls, as Proxmox publishes them for its API (`pvesh usage`, the API viewer), as far as they are used.
+//! Those of configurations are in `options`.
 
-use crate::params::Kind::{self, Flag, Format, Integer, List, Number, OneOf, Text};
-use crate::params::{Param, dns_name, may, must, tags};
+use crate::params::Kind::{self, Flag, Format, Integer, List, OneOf, Text};
+use crate::params::{Param, dns_name, may, must};
 
 /// A vmid, from the smallest to the largest that there can be.
 const VMID: Kind = Integer(100, 999_999_999);
 const COUNT: Kind = Integer(0, i64::MAX);
 const NAME: Kind = Text(100);
-/// A property string, `a=b,c=d`.
-const PROPERTIES: Kind = Text(4096);
 
 pub const ON_NODE: &[Param] = &[must("node", Text(63))];
 pub const ON_STORE: &[Param] = &[must("node", Text(63)), must("storage", NAME)];
@@ -152,88 +151,6 @@ pub const CREATE: &[Param] = &[
     may("unique", Flag),
     may("bwlimit", COUNT),
     may("import-working-storage", NAME),
-];
-
-/// What a VM's configuration can say.
-pub const OPTIONS: &[Param] = &[
-    may("acpi", Flag),
-    may("affinity", Text(256)),
-    may("agent", PROPERTIES),
-    may("args", PROPERTIES),
-    may("autostart", Flag),
-    may("audio0", PROPERTIES),
-    may("balloon", COUNT),
-    may("bios", OneOf(&["seabios", "ovmf"])),
-    may("boot", PROPERTIES),
-    may("bootdisk", Text(32)),
-    may("cicustom", PROPERTIES),
-    may("cipassword", Text(1024)),
-    may("citype", OneOf(&["configdrive2", "nocloud", "opennebula"])),
-    may("ciupgrade", Flag),
-    may("ciuser", Text(256)),
-    may("cores", Integer(1, i64::MAX)),
-    may("cpu", PROPERTIES),
-    may("cpulimit", Number),
-    may("cpuunits", Integer(1, 262_144)),
-    may("description", Text(8192)),
-    may("efidisk0", PROPERTIES),
-    may("freeze", Flag),
-    may("hookscript", Text(512)),
-    may("hostpci[15]", PROPERTIES),
-    may("hotplug", Text(256)),
-    may("hugepages", OneOf(&["any", "2", "1024"])),
-    may("ide[3]", PROPERTIES),
-    may("ipconfig[31]", PROPERTIES),
-    may("ivshmem", PROPERTIES),
-    may("keephugepages", Flag),
-    may("keyboard", Text(8)),
-    may("kvm", Flag),
-    may("localtime", Flag),
-    may("machine", PROPERTIES),
-    may("memory", PROPERTIES),
-    may("name", Format(dns_name)),
-    may("nameserver", PROPERTIES),
-    may("net[31]", PROPERTIES),
-    may("numa", Flag),
-    may("onboot", Flag),
-    may("ostype", OneOf(OSTYPES)),
-    may("protection", Flag),
-    may("reboot", Flag),
-    may("rng0", PROPERTIES),
-    may("sata[5]", PROPERTIES),
-    may("scsi[30]", PROPERTIES),
-    may("scsihw", OneOf(SCSI_CONTROLLERS)),
-    may("searchdomain", PROPERTIES),
-    may("serial[3]", Text(256)),
-    may("shares", Integer(0, 50_000)),
-    may("smbios1", Text(512)),
-    may("sockets", Integer(1, i64::MAX)),
-    may("sshkeys", Text(64 << 10)),
-    may("startdate", Text(64)),
-    may("startup", PROPERTIES),
-    may("tablet", Flag),
-    may("tags", Format(tags)),
-    may("template", Flag),
-    may("tpmstate0", PROPERTIES),
-    may("unused[255]", PROPERTIES),
-    may("vcpus", Integer(1, i64::MAX)),
-    may("vga", PROPERTIES),
-    may("virtio[15]", PROPERTIES),
-    may("vmgenid", Text(36)),
-    may("vmstatestorage", NAME),
-];
-
-const OSTYPES: &[&str] = &[
-    "other", "wxp", "w2k", "w2k3", "w2k8", "wvista", "win7", "win8", "win10", "win11", "l24",
-    "l26", "solaris",
-];
-const SCSI_CONTROLLERS: &[&str] = &[
-    "lsi",
-    "lsi53c810",
-    "virtio-scsi-pci",
-    "virtio-scsi-single",
-    "megasas",
-    "pvscsi",
 ];
 
 /// `10G`, or `+2G` for so much more.

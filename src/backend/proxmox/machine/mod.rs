@@ -5,7 +5,7 @@ mod agent;
 mod claim;
 mod clone;
 mod fixed;
-mod hardware;
+pub mod hardware;
 pub mod inspect;
 mod lease;
 mod left;

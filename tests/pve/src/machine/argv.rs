@@ -83,6 +83,12 @@ fn board_args(spec: &Spec) -> Vec<String> {
             spec.get("vmgenid")
         )));
     }
+    // A display that is not asked for would only be slow.
+    match spec.get("vga").split(',').next() {
+        Some("std") => args.extend(words("-device VGA")),
+        Some("virtio") => args.extend(words("-device virtio-vga")),
+        _ => {}
+    }
     if !spec.get("rng0").is_empty() {
         args.extend(words("-device virtio-rng-pci"));
     }
@@ -103,7 +109,16 @@ fn kvm() -> bool {
 }
 
 fn drive_args(spec: &Spec) -> Vec<String> {
-    let mut args = words("-device virtio-scsi-pci,id=scsihw0 -device ahci,id=ahci0");
+    let controller = match spec.get("scsihw") {
+        "lsi" => "lsi53c895a",
+        "lsi53c810" => "lsi53c810",
+        "megasas" => "megasas",
+        "pvscsi" => "pvscsi",
+        _ => "virtio-scsi-pci",
+    };
+    let mut args = words(&format!(
+        "-device {controller},id=scsihw0 -device ahci,id=ahci0"
+    ));
     for (key, path, format) in &spec.files {
         let drive = Drive::parse(spec.get(key));
         if key == "efidisk0" {

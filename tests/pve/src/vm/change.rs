@@ -73,18 +73,25 @@ impl Change {
         if change.set.is_empty() && change.delete.is_empty() && change.revert.is_empty() {
             return Err(Failure::died("no options specified"));
         }
-        rights::check(
-            context,
-            &Place { vmid, pool: None },
-            &change.set,
-            &change.delete,
-        )?;
+        if let Some(both) = change
+            .delete
+            .iter()
+            .find(|name| change.set.contains_key(*name))
+        {
+            let wrong = format!("you can't use '-{both}' and -delete {both}' at the same time");
+            return Err(Failure::parameter("delete", wrong));
+        }
+        let place = Place { vmid, pool: None };
+        rights::check(context, &place, &change.set, &change.delete)?;
         config::check_values(&change.set)?;
-        let mut world = context.cluster.world();
-        world
-            .vm(context.node(), vmid)?
-            .check_digest(params.get("digest"))?;
-        drop(world);
+        let old = {
+            let mut world = context.cluster.world();
+            let vm = world.vm(context.node(), vmid)?;
+            vm.check_digest(params.get("digest"))?;
+            check_balloon(vm, &change.set).map_err(Failure::died)?;
+            vm.config.clone()
+        };
+        rights::check_drives(context, &place, &old, &change.set, &change.delete)?;
         Ok(change)
     }
 
@@ -173,6 +180,7 @@ impl Change {
             let Some(old) = vm.config.remove(&name) else {
                 continue;
             };
+            vm.boot_less(&name);
             let drive = Drive::parse(&old);
             if is_unused(&name) || is_drive(&name) && drive.is_cloudinit() {
                 freed.push(drive.file);
@@ -185,15 +193,18 @@ impl Change {
                 vm.pending.insert(name, Some(value));
                 continue;
             }
+            if is_drive(&name) && is_cd(&value) {
+                vm.boot_too(&name);
+            }
             let file = Drive::parse(&value).file;
             let old = vm.config.insert(name.clone(), value);
             let old = old
                 .map(|old| Drive::parse(&old))
                 .filter(|old| old.file != file);
-            if let Some(old) =
-                old.filter(|old| is_drive(&name) && old.has_volume() && !old.is_cdrom())
-            {
-                vm.retire(old.file);
+            match old.filter(|old| is_drive(&name) && old.has_volume()) {
+                Some(old) if old.is_cloudinit() => freed.push(old.file),
+                Some(old) if !old.is_cdrom() => vm.retire(old.file),
+                _ => {}
             }
             // What is used is no longer unused.
             vm.config
@@ -203,7 +214,56 @@ impl Change {
     }
 }
 
+fn is_cd(value: &str) -> bool {
+    let drive = Drive::parse(value);
+    drive.is_cdrom() || drive.is_cloudinit()
+}
+
+/// Fails if the memory that is kept is more than there is.
+fn check_balloon(vm: &Vm, set: &Config) -> Result<(), String> {
+    let number = |name: &str| {
+        let value = set.get(name).or_else(|| vm.config.get(name))?;
+        value.parse::<u64>().ok()
+    };
+    let is_set = set.contains_key("memory") || set.contains_key("balloon");
+    let memory = number("memory").unwrap_or(vm.memory() >> 20);
+    match is_set && number("balloon").is_some_and(|balloon| balloon > memory) {
+        true => Err("balloon value too large (must be smaller than assigned memory)".into()),
+        false => Ok(()),
+    }
+}
+
 impl Vm {
+    /// A new CD-ROM drive is one that can be booted from, after the others.
+    fn boot_too(&mut self, name: &str) {
+        let mut order = self.boot_order();
+        if !order.is_empty() && order.iter().all(|other| other != name) {
+            order.push(name.to_owned());
+            self.set_boot_order(&order);
+        }
+    }
+
+    /// What is gone is not booted from.
+    fn boot_less(&mut self, name: &str) {
+        let order = self.boot_order();
+        if order.iter().any(|other| other == name) {
+            let left: Vec<String> = order.into_iter().filter(|other| other != name).collect();
+            self.set_boot_order(&left);
+        }
+    }
+
+    fn boot_order(&self) -> Vec<String> {
+        let boot = self.config.get("boot");
+        let order = boot.and_then(|boot| rights::property(boot, "order"));
+        let order = order.into_iter().flat_map(|order| order.split(';'));
+        order.map(str::to_owned).collect()
+    }
+
+    fn set_boot_order(&mut self, order: &[String]) {
+        self.config
+            .insert("boot".into(), format!("order={}", order.join(";")));
+    }
+
     /// Keeps a disk that no drive has any more.
     fn retire(&mut self, id: String) {
         let free = (0..=u8::MAX)

@@ -49,6 +49,9 @@ fn job(context: &Context) -> Result<Job, Failure> {
         pool: pool.as_deref(),
     }
     .check(context, &["VM.Allocate"])?;
+    if let Some(pool) = &pool {
+        context.check(&format!("/pool/{pool}"), &["VM.Allocate"])?;
+    }
     let (mut config, is_template) = {
         let mut world = context.cluster.world();
         if pool
@@ -144,9 +147,7 @@ fn check_drives(
         context.check(&format!("/storage/{to}"), &["Datastore.AllocateSpace"])?;
     }
     for (_, value) in config.iter().filter(|(key, _)| key.starts_with("net")) {
-        if let Some(bridge) = rights::property(value, "bridge") {
-            context.check(&format!("/sdn/zones/localnetwork/{bridge}"), &["SDN.Use"])?;
-        }
+        rights::bridge(context, value)?;
     }
     Ok(())
 }

@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value, json};
 
 use crate::context::Context;
+use crate::options::OPTIONS;
 use crate::params::Kind;
 use crate::reply::{Failure, Reply};
-use crate::schema::OPTIONS;
-use crate::vm::{Config, rights};
+use crate::vm::Config;
 
 /// `GET …/config`: with what is pending, or what is so now.
 pub async fn show(context: Context) -> Reply {
@@ -71,27 +71,10 @@ fn typed(name: &str, value: &str) -> Value {
 
 /// What the table of parameters does not say.
 pub fn check_values(options: &Config) -> Result<(), Failure> {
-    for (name, value) in options {
-        if name.starts_with("net") && rights::property(value, "model").is_none() {
-            let model = value.split(',').next().unwrap_or_default();
-            let model = model.split('=').next().unwrap_or_default();
-            if !["virtio", "e1000", "e1000e", "rtl8139", "vmxnet3"].contains(&model) {
-                let wrong = "invalid format - format error\nnet0.model: property is missing and it is not optional\n";
-                return Err(Failure::parameter(name, wrong));
-            }
-        }
-        if name == "sshkeys" {
-            check_keys(value)?;
-        }
-        if name == "agent"
-            && value.contains("enabled")
-            && rights::property(value, "enabled").is_none()
-        {
-            let wrong = "invalid format - format error\nagent.enabled: type check ('boolean') failed - got 'enabled'\n";
-            return Err(Failure::parameter(name, wrong));
-        }
+    match options.get("sshkeys") {
+        Some(keys) => check_keys(keys),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// Keys are percent-encoded once more than the form is. `+` would stay a `+`.

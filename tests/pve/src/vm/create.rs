@@ -6,9 +6,9 @@ use serde_json::json;
 
 use crate::cluster::Cluster;
 use crate::context::Context;
+use crate::options::OPTIONS;
 use crate::params::Params;
 use crate::reply::{Failure, Reply};
-use crate::schema::OPTIONS;
 use crate::task::{self, Worker};
 use crate::vm::disk::{Drive, Made, Maker, is_drive};
 use crate::vm::rights::{self, Place};

@@ -211,6 +211,7 @@ async fn begin(worker: &Worker, node: &str, vmid: u32) -> Result<(), String> {
         (vm.config.clone(), vm.memory())
     };
     check_bridges(cluster, &config)?;
+    check_devices(&config)?;
     cloudinit::refresh(cluster, node, vmid, &config).await?;
     if firmware::is_uefi(&config) && !config.contains_key("efidisk0") {
         worker.warn("no efidisk configured! Using temporary efivars disk.");
@@ -239,6 +240,15 @@ async fn begin(worker: &Worker, node: &str, vmid: u32) -> Result<(), String> {
         vm.since = Some(Instant::now());
     }
     Ok(())
+}
+
+/// The node has no devices, so no mapping leads to one.
+fn check_devices(config: &Config) -> Result<(), String> {
+    let mut devices = config.iter().filter(|(key, _)| key.starts_with("hostpci"));
+    match devices.find_map(|(_, value)| rights::property(value, "mapping")) {
+        Some(mapping) => Err(format!("PCI device mapping not found for '{mapping}'")),
+        None => Ok(()),
+    }
 }
 
 fn check_bridges(cluster: &Cluster, config: &Config) -> Result<(), String> {

@@ -36,6 +36,9 @@ pub fn check(
         if name.starts_with("net") {
             bridge(context, value)?;
         }
+        if name == "startup" {
+            context.check("/", &["Sys.Modify"])?;
+        }
         if disk::is_drive(name) {
             space(context, name, value)?;
         }
@@ -94,10 +97,11 @@ fn needed(name: &str, value: &str) -> &'static [&'static str] {
         "cores" | "sockets" | "vcpus" | "cpu" | "cpulimit" | "cpuunits" | "numa" => {
             &["VM.Config.CPU"]
         }
-        "net" | "nameserver" | "searchdomain" => &["VM.Config.Network"],
-        "ipconfig" => &["VM.Config.Network", "VM.Config.Cloudinit"],
+        "boot" | "bootdisk" | "vmstatestorage" => &["VM.Config.Disk"],
+        "net" => &["VM.Config.Network"],
+        "ipconfig" | "nameserver" | "searchdomain" => &["VM.Config.Network", "VM.Config.Cloudinit"],
         "ciuser" | "cipassword" | "citype" | "ciupgrade" | "cicustom" | "sshkeys" => {
-            &["VM.Config.Cloudinit"]
+            &["VM.Config.Cloudinit", "VM.Config.Network"]
         }
         "machine" | "scsihw" | "serial" | "vga" | "audio" | "rng" | "hostpci" | "smbios"
         | "vmgenid" | "keyboard" | "kvm" | "localtime" | "tablet" | "acpi" | "hotplug" => {
@@ -107,11 +111,44 @@ fn needed(name: &str, value: &str) -> &'static [&'static str] {
     }
 }
 
-fn bridge(context: &Context, value: &str) -> Result<(), Failure> {
-    match property(value, "bridge") {
-        Some(bridge) => context.check(&format!("/sdn/zones/localnetwork/{bridge}"), &["SDN.Use"]),
-        None => Ok(()),
+/// The whole bridge, or the VLAN of it that is asked for.
+pub fn bridge(context: &Context, value: &str) -> Result<(), Failure> {
+    let Some(bridge) = property(value, "bridge") else {
+        return Ok(());
+    };
+    let bridge = format!("/sdn/zones/localnetwork/{bridge}");
+    match property(value, "tag") {
+        Some(vlan) => context.check(&format!("{bridge}/{vlan}"), &["SDN.Use"]),
+        None => context.check(&bridge, &["SDN.Use"]),
     }
+}
+
+/// What a change of drives takes besides: a CD-ROM drive its own privilege, one of cloud-init's two. `old` is what there is.
+pub fn check_drives(
+    context: &Context,
+    place: &Place<'_>,
+    old: &Config,
+    set: &Config,
+    delete: &[String],
+) -> Result<(), Failure> {
+    let before = set
+        .keys()
+        .chain(delete)
+        .filter_map(|name| Some((name, old.get(name)?)));
+    for (_, value) in set
+        .iter()
+        .chain(before)
+        .filter(|(name, _)| disk::is_drive(name))
+    {
+        let drive = Drive::parse(value);
+        if drive.is_cloudinit() {
+            place.check(context, &["VM.Config.Cloudinit"])?;
+        }
+        if drive.is_cloudinit() || drive.is_cdrom() {
+            place.check(context, &["VM.Config.CDROM"])?;
+        }
+    }
+    Ok(())
 }
 
 /// A new volume takes space of its storage, one that is there must be readable.

@@ -164,3 +164,100 @@ fn names_tags_and_descriptions_have_limits() {
     set("description", &"é".repeat(8192)).is(200, "OK");
     assert_eq!(client.config(100)["tags"], "base;web");
 }
+
+#[test]
+fn property_strings_are_checked() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let set =
+        |name: &str, value: &str| client.put(&client.vm(100, "/config"), &form(&[(name, value)]));
+    for (name, value) in [
+        ("net1", "virtio,bridge=vmbr0,tag=20,mtu=1,firewall=1"),
+        ("net2", "e1000e=BC:24:11:00:00:01,bridge=vmbr0"),
+        ("scsi2", "local:0.5,discard=on,iothread=1,backup=0"),
+        ("tpmstate0", "local:1,version=v2.0"),
+        ("efidisk0", "local:1,efitype=4m,pre-enrolled-keys=0"),
+        ("hostpci0", "mapping=gpu,pcie=1,x-vga=1"),
+        ("rng0", "source=/dev/urandom"),
+        ("vga", "serial0"),
+        ("cpu", "x86-64-v2-AES"),
+        ("machine", "pc"),
+        ("onboot", "1"),
+        ("agent", "enabled=yes"),
+    ] {
+        set(name, value).is(200, "OK");
+    }
+    let format = |lines: &str| format!("invalid format - format error\n{lines}\n");
+    for (name, value, wrong) in [
+        (
+            "net1",
+            "virtio,tag=4095",
+            format("net1.tag: value must have a maximum value of 4094"),
+        ),
+        (
+            "net1",
+            "virtio,mtu=65521",
+            format("net1.mtu: value must have a maximum value of 65520"),
+        ),
+        (
+            "net1",
+            "virtio,firewall=2",
+            format("net1.firewall: type check ('boolean') failed - got '2'"),
+        ),
+        (
+            "net1",
+            "bridge=vmbr0",
+            format("net1.model: property is missing and it is not optional"),
+        ),
+        (
+            "net1",
+            "virtio,vlan=1",
+            "invalid format - invalid key in comma-separated list property: vlan\n".into(),
+        ),
+        (
+            "scsi2",
+            "local:1,iothread=maybe",
+            format("scsi2.iothread: type check ('boolean') failed - got 'maybe'"),
+        ),
+        (
+            "ide0",
+            "local:1,iothread=1",
+            "invalid format - invalid key in comma-separated list property: iothread\n".into(),
+        ),
+        (
+            "tpmstate0",
+            "local:1,version=2",
+            format(
+                "tpmstate0.version: value '2' does not have a value in the enumeration 'v1.2, v2.0'",
+            ),
+        ),
+        (
+            "hostpci0",
+            "gpu",
+            format("hostpci0.host: value does not match the regex pattern"),
+        ),
+        (
+            "machine",
+            "i440fx",
+            format("machine.type: value does not match the regex pattern"),
+        ),
+        (
+            "startup",
+            "order=first",
+            "invalid format - unable to parse startup options\n".into(),
+        ),
+        (
+            "serial0",
+            "tcp",
+            "value does not match the regex pattern".into(),
+        ),
+        (
+            "rng0",
+            "source=/dev/urandom,source=/dev/random",
+            "invalid format - duplicate key in comma-separated list property: source\n".into(),
+        ),
+    ] {
+        set(name, value).refuses(name, &wrong);
+    }
+}

@@ -1,6 +1,7 @@
 //! One test for each behaviour in the server's table, named after it.
 
 mod by_hand;
+mod changing;
 mod client;
 mod consoles;
 mod creating;

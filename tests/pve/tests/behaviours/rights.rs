@@ -124,3 +124,82 @@ fn a_ticket_needs_the_csrf_token() {
     with.credentials = format!("{cookie}CSRFPreventionToken: {csrf}\r\n");
     assert_eq!(with.task(&with.post("/nodes/pve/qemu", "vmid=100")), "OK");
 }
+
+#[test]
+fn a_vlan_is_a_path_below_its_bridge() {
+    let vms: (&str, &[&str]) = ("/vms", &["VM.Allocate", "VM.Config.Network"]);
+    let bridge = "/sdn/zones/localnetwork/vmbr0";
+    let vlan = "/sdn/zones/localnetwork/vmbr0/20";
+    let create = |server: &Server, card: &str| {
+        let create = form(&[("vmid", "100"), ("net0", card)]);
+        some(server).post("/nodes/pve/qemu", &create)
+    };
+    let only = server(&[vms, (vlan, &["SDN.Use"])]);
+    create(&only, "virtio,bridge=vmbr0,tag=21").is(
+        403,
+        "Permission check failed (/sdn/zones/localnetwork/vmbr0/21, SDN.Use)",
+    );
+    create(&only, "virtio,bridge=vmbr0").is(
+        403,
+        "Permission check failed (/sdn/zones/localnetwork/vmbr0, SDN.Use)",
+    );
+    create(&only, "virtio,bridge=vmbr0,tag=20").is(200, "OK");
+    let all = server(&[vms, (bridge, &["SDN.Use"])]);
+    create(&all, "virtio,bridge=vmbr0,tag=21").is(200, "OK");
+}
+
+#[test]
+fn a_cloudinit_drive_needs_two_privileges() {
+    let drive = ("ide2", "local:cloudinit");
+    for (privileges, refused) in [
+        (
+            ["VM.Config.Disk", "VM.Config.CDROM"],
+            Some("VM.Config.Cloudinit"),
+        ),
+        (
+            ["VM.Config.Disk", "VM.Config.Cloudinit"],
+            Some("VM.Config.CDROM"),
+        ),
+        (["VM.Config.CDROM", "VM.Config.Cloudinit"], None),
+    ] {
+        let space: (&str, &[&str]) = ("/storage", &["Datastore.AllocateSpace"]);
+        let server = server(&[("/vms", &privileges), space]);
+        Client::new(&server).has_vm(100, &[]);
+        let client = some(&server);
+        let change = client.put(&client.vm(100, "/config"), &form(&[drive]));
+        match refused {
+            Some(privilege) => {
+                let why = format!("Permission check failed (/vms/100, {privilege})");
+                change.is(403, &why);
+            }
+            None => {
+                change.is(200, "OK");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_start_order_is_the_nodes() {
+    let server = server(&[("/vms", &["VM.Config.Options"])]);
+    Client::new(&server).has_vm(100, &[]);
+    let client = some(&server);
+    let set = |name, value| client.put(&client.vm(100, "/config"), &form(&[(name, value)]));
+    set("onboot", "1").is(200, "OK");
+    set("startup", "order=2").is(403, "Permission check failed (/, Sys.Modify)");
+}
+
+#[test]
+fn a_clone_in_a_pool_takes_a_privilege_there() {
+    let setup = Setup::new()
+        .pool("ours")
+        .token(WHO, "secret")
+        .grant("/", WHO, pve_lab::BUILDER)
+        .grant("/pool", WHO, &[]);
+    let server = Server::start(setup);
+    let client = some(&server);
+    client.has_vm(100, &[("pool", "ours")]);
+    let clone = form(&[("newid", "101"), ("pool", "ours")]);
+    let refused = client.post(&client.vm(100, "/clone"), &clone);
+    refused.is(403, "Permission check failed (/pool/ours, VM.Allocate)");
+}

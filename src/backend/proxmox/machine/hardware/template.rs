@@ -8,7 +8,8 @@ use super::{HostPci, MIB, NETWORK, Network, SEED, SERIAL, network};
 /// The number of the first of the further disks: they come after the machine's own and [`SEED`].
 const FIRST_DISK: usize = 2;
 
-/// What one `POST …/config` changes. No option is both set and deleted, which Proxmox VE refuses.
+/// What one `POST …/config` changes. No option is both set and deleted, which Proxmox VE refuses. One that makes disks must not be
+/// heard twice, since it would make them twice: with the `digest` of the configuration that it is for, the second is refused.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Change {
     pub set: Vec<(Cow<'static, str>, String)>,
