@@ -5,7 +5,7 @@ mod bench;
 mod definition;
 mod inventory;
 mod local;
-mod node;
+pub mod node;
 mod place;
 mod public;
 mod repository;

@@ -9,6 +9,7 @@ use super::call::{Call, Path};
 use super::error::{Failure, NotSent, Why};
 use super::machine::{Found, Hardware};
 use super::privilege::{self, Need};
+use super::storage::Storage;
 use super::{Proxmox, Trust};
 use crate::finding::Finding;
 
@@ -178,22 +179,6 @@ async fn privileges(server: &Proxmox, need: &Need) -> Finding {
     }
 }
 
-#[derive(Deserialize)]
-struct Storage {
-    storage: String,
-    /// Content types, with commas between them.
-    content: String,
-    enabled: Option<Value>,
-    active: Option<Value>,
-    /// Bytes.
-    avail: Option<u64>,
-}
-
-/// A boolean of the API: `1`, `0`, or one of JSON.
-fn is_set(value: &Option<Value>) -> bool {
-    !matches!(value, Some(Value::Bool(false))) && value.as_ref().and_then(Value::as_u64) != Some(0)
-}
-
 async fn storages(server: &Proxmox, hardware: Option<&Hardware>) -> Vec<Finding> {
     let target = &server.target;
     let of_hardware = hardware.into_iter().flat_map(|hardware| {
@@ -207,8 +192,7 @@ async fn storages(server: &Proxmox, hardware: Option<&Hardware>) -> Vec<Finding>
         .into_iter()
         .chain(images.into_iter().map(|name| (name, "images")))
         .chain(target.iso.as_ref().map(|name| (name, "iso")));
-    let call = Call::get(server.node_path(&["storage"]));
-    let known: Vec<Storage> = match server.client.call(call).await {
+    let known = match server.storages().await {
         Ok(known) => known,
         Err(failure) => return vec![untold("storages", &failure)],
     };
@@ -219,8 +203,8 @@ async fn storages(server: &Proxmox, hardware: Option<&Hardware>) -> Vec<Finding>
 
 fn storage(name: &str, content: &str, known: &[Storage]) -> Finding {
     let what = format!("storage {name} ({content})");
-    let Some(storage) = known.iter().find(|storage| storage.storage == name) else {
-        let names = known.iter().map(|storage| storage.storage.as_str());
+    let Some(storage) = known.iter().find(|storage| storage.name == name) else {
+        let names = known.iter().map(|storage| storage.name.as_str());
         let seen = match known.is_empty() {
             true => "none can be seen".to_owned(),
             false => crate::text::suggest(name, names),
@@ -230,11 +214,11 @@ fn storage(name: &str, content: &str, known: &[Storage]) -> Finding {
         );
         return Finding::missing(what, told);
     };
-    if !is_set(&storage.enabled) {
+    if !storage.is_enabled() {
         let told = format!("it is disabled; on the node: pvesm set {name} --disable 0");
         return Finding::missing(what, told);
     }
-    if !is_set(&storage.active) {
+    if !storage.is_active() {
         return Finding::missing(what, "it is not active: is what it is on mounted?");
     }
     if storage.content.split(',').all(|has| has.trim() != content) {
@@ -362,11 +346,12 @@ mod tests {
     fn a_storage_is_told_with_what_mends_it() {
         let known = |content: &str, active: u8| {
             vec![Storage {
-                storage: "local".into(),
+                name: "local".into(),
                 content: content.into(),
                 enabled: Some(1.into()),
                 active: Some(active.into()),
                 avail: Some(8 << 30),
+                total: None,
             }]
         };
         let found = |known: &[Storage]| storage("local", "import", known);

@@ -64,6 +64,11 @@ impl Proxmox {
         format!("{}:import/{file}", self.target.import)
     }
 
+    /// What the server calls the image of this digest, if it has it.
+    pub fn volume_of(&self, digest: &Digest) -> String {
+        self.volume(&file_name(digest))
+    }
+
     /// The image whose digest begins like this.
     ///
     /// Errors: there is none, or there are several ([`Kind::Usage`]).

@@ -13,6 +13,7 @@ mod layer;
 pub mod leftover;
 pub mod machine;
 mod privilege;
+mod storage;
 mod task;
 mod tls;
 mod upload;
@@ -28,9 +29,10 @@ use crate::run::Events;
 use call::Path;
 use client::Client;
 pub use credentials::Credentials;
+pub use error::Failure;
 pub use image::StoredImage;
 pub use import::{Brought, identify, import};
-pub use layer::{LIMIT as LAYERS, LayerTags};
+pub use layer::{LIMIT as LAYERS, LayerNote, LayerTags};
 pub use tls::{Fingerprint, Trust};
 
 /// What is used of a server. Names are safe in a path.
@@ -61,6 +63,9 @@ pub struct Target {
 
 /// What all finished templates are tagged with.
 pub const TEMPLATE: &str = "imgbuild-template";
+
+/// What the copies under fixed ids are tagged with instead.
+pub const COPY: &str = "imgbuild-copy";
 
 /// A target and a client for it.
 pub struct Proxmox {

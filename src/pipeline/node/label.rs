@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::backend::proxmox::machine::{Label, OURS};
-use crate::backend::proxmox::{StoredImage, TEMPLATE};
+use crate::backend::proxmox::StoredImage;
+use crate::backend::proxmox::machine::{Label, fixed_tags};
 use crate::pipeline::attest::Beside;
 use crate::pipeline::bench::Bench;
 use crate::provenance::{Files, digests};
@@ -20,15 +20,9 @@ pub(super) fn label(
     beside: &Beside,
 ) -> Label {
     let (plan, version) = (bench.plan, &bench.version);
-    let mut tags = vec![
-        OURS.to_owned(),
-        TEMPLATE.to_owned(),
-        format!("{OURS}-{}", bench.run.id),
-        plan.name.clone(),
-        format!("v{}", version.number),
-    ];
+    let label = version.label.as_deref();
+    let mut tags = fixed_tags(&bench.run.id, &plan.name, version.number, label);
     let named = version.label.as_ref().map(|label| format!(" ({label})"));
-    tags.extend(version.label.as_ref().map(|label| label.to_lowercase()));
     tags.extend(plan.proxmox.tags.iter().cloned());
     let mut text = format!(
         "**{} {}**{}, built by imgbuild {} on {}\n",

@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
 use crate::backend::proxmox::machine::{Label, Listed};
-use crate::backend::proxmox::{LayerTags, Proxmox};
-use crate::error::{Context, Result};
+use crate::backend::proxmox::{LayerNote, LayerTags, Proxmox};
+use crate::error::Result;
 use crate::pipeline::bench::Bench;
 use crate::pipeline::{Caching, lacks_download};
-use crate::plan::{Key, Keys};
+use crate::plan::{Key, Keys, Plan};
 
 /// What making a layer costs must be less than this part of the work that it may save.
 const WORTH: f64 = 0.5;
@@ -32,8 +31,9 @@ pub(super) struct Layers<'b> {
 }
 
 /// A layer that a build goes on from.
-pub(super) struct Layer {
+pub struct Layer {
     pub vmid: u32,
+    key: String,
     /// The step that it comes after.
     pub name: String,
     pub steps: usize,
@@ -42,34 +42,49 @@ pub(super) struct Layer {
     pub expires: Option<Timestamp>,
 }
 
-/// What a layer says of itself besides its tags.
-#[derive(Debug, Serialize, Deserialize)]
-struct About {
-    key: String,
-    image: String,
-    step: String,
-    created: Timestamp,
-    /// When the first of its steps wants to be done again.
-    expires: Option<Timestamp>,
-    recorded: BTreeMap<String, String>,
+/// The layer on a node that has most of the plan's steps behind it, but at most so many. Nothing is changed by looking.
+pub async fn deepest(
+    server: &Proxmox,
+    plan: &Plan,
+    keys: &Keys,
+    most: usize,
+) -> Result<Option<Layer>> {
+    let allowed = |key: &&Key| {
+        let mut done = plan.steps.iter().take(key.steps);
+        key.steps > 0 && key.steps <= most && !done.any(lacks_download)
+    };
+    let listed = server.machines().await;
+    let listed = listed.map_err(|failure| failure.during("looking for layers"))?;
+    for key in keys.chain.iter().rev().filter(allowed) {
+        let tag = LayerTags::key(&key.key);
+        let same = |listed: &&Listed| listed.is_template && listed.has(&tag);
+        for listed in listed.iter().filter(same) {
+            if let Some(layer) = usable(server, key, listed.vmid).await? {
+                return Ok(Some(layer));
+            }
+        }
+    }
+    Ok(None)
 }
 
-/// What is around this in a description, so that people see it as it is.
-const FENCE: (&str, &str) = ("```json\n", "\n```");
-
-impl About {
-    fn read(description: &str) -> Option<Self> {
-        let (_, rest) = description.split_once(FENCE.0)?;
-        let (text, _) = rest.split_once(FENCE.1)?;
-        serde_json::from_str(text).ok()
+/// A layer, if it is what its tag says, and fresh.
+async fn usable(server: &Proxmox, key: &Key, vmid: u32) -> Result<Option<Layer>> {
+    let note = server.layer_note(vmid).await;
+    let note = note.map_err(|failure| failure.during(format!("using the layer {vmid}")))?;
+    let Some(note) = note.filter(|note| note.key == key.key) else {
+        return Ok(None);
+    };
+    if note.expires.is_some_and(|end| end <= Timestamp::now()) {
+        return Ok(None);
     }
-
-    fn write(&self) -> Result<String> {
-        let text = serde_json::to_string_pretty(self).doing(|| "describing a layer")?;
-        let what = "A layer of imgbuild: builds whose first steps are the same go on from it. It may be removed at any time; \
-                    `imgbuild gc --target` does when nobody has used it for long.";
-        Ok(format!("{what}\n\n{}{text}{}", FENCE.0, FENCE.1))
-    }
+    Ok(Some(Layer {
+        vmid,
+        key: note.key,
+        name: key.name.clone(),
+        steps: key.steps,
+        recorded: note.recorded,
+        expires: note.expires,
+    }))
 }
 
 impl<'b> Layers<'b> {
@@ -88,53 +103,19 @@ impl<'b> Layers<'b> {
         self.writes = false;
     }
 
-    /// The layer that has most of the steps behind it.
+    /// The layer that has most of the steps behind it, which is marked as used.
     pub async fn deepest(&self) -> Result<Option<Layer>> {
         let most = match self.bench.options.caching {
             Caching::Use => usize::MAX,
             Caching::From(steps) => *steps,
             Caching::Renew | Caching::Off => return Ok(None),
         };
-        let steps = &self.bench.plan.steps;
-        let allowed = |key: &&Key| {
-            let done = steps.iter().take(key.steps);
-            key.steps > 0 && key.steps <= most && !done.into_iter().any(lacks_download)
-        };
-        let listed = self.server.machines().await;
-        let listed = listed.map_err(|failure| failure.during("looking for layers"))?;
-        for key in self.keys.chain.iter().rev().filter(allowed) {
-            let tag = LayerTags::key(&key.key);
-            let same = |listed: &&Listed| listed.is_template && listed.has(&tag);
-            for listed in listed.iter().filter(same) {
-                if let Some(layer) = self.usable(key, listed).await? {
-                    return Ok(Some(layer));
-                }
-            }
+        let found = deepest(self.server, self.bench.plan, self.keys, most).await?;
+        if let Some(layer) = &found {
+            let tags = LayerTags::used(&layer.key, Timestamp::now());
+            self.server.retag(layer.vmid, &tags).await?;
         }
-        Ok(None)
-    }
-
-    /// A layer, if it is what its tag says, and fresh. Marks it as used.
-    async fn usable(&self, key: &Key, listed: &Listed) -> Result<Option<Layer>> {
-        let doing = || format!("using the layer {}", listed.vmid);
-        let config = self.server.machine_config(listed.vmid).await;
-        let config = config.map_err(|failure| failure.during(doing()))?;
-        let about = config.and_then(|config| About::read(&config.description?));
-        let Some(about) = about.filter(|about| about.key == key.key) else {
-            return Ok(None);
-        };
-        if about.expires.is_some_and(|end| end <= Timestamp::now()) {
-            return Ok(None);
-        }
-        let tags = LayerTags::used(&key.key, Timestamp::now());
-        self.server.retag(listed.vmid, &tags).await?;
-        Ok(Some(Layer {
-            vmid: listed.vmid,
-            name: key.name.clone(),
-            steps: key.steps,
-            recorded: about.recorded,
-            expires: about.expires,
-        }))
+        Ok(found)
     }
 
     /// When the result of this step is too old.
@@ -163,7 +144,7 @@ impl<'b> Layers<'b> {
             return Ok(None);
         };
         let now = Timestamp::now();
-        let about = About {
+        let note = LayerNote {
             key: key.key.clone(),
             image: self.bench.plan.name.clone(),
             step: key.name.clone(),
@@ -174,7 +155,7 @@ impl<'b> Layers<'b> {
         let label = Label {
             name: LayerTags::name(&key.key),
             tags: LayerTags::used(&key.key, now),
-            description: about.write()?,
+            description: note.write()?,
         };
         match label.description.chars().count() <= DESCRIPTION {
             true => Ok(Some(label)),

@@ -29,6 +29,7 @@ use crate::source::{self, Spec};
 use crate::ssh::Login;
 use crate::text::hex;
 use layers::Layers;
+pub use layers::{Layer, deepest};
 
 /// Builds what the plan says.
 pub(super) async fn build(
@@ -45,11 +46,7 @@ pub(super) async fn build(
     let resolved = run.phase("resolve", resolving).await?;
     let identified = proxmox::identify(&resolved, options.source, run).await?;
     let basis = identified.basis.clone();
-    let of_base = Base {
-        digest: basis.digest.hex.clone(),
-        // That of the image, where the recipe says none.
-        disk: plan.disk.as_ref().map_or(0, |(size, _)| *size),
-    };
+    let of_base = base(plan, &basis.digest);
     let keys = own_keys(plan, &of_base, options, run)?;
     let is_there = async |artifact: &Artifact| match &artifact.template {
         Some(template) => run.unless_interrupted(is_there(server, template)).await,
@@ -102,8 +99,17 @@ async fn copy(server: &Proxmox, plan: &Plan, artifact: &Artifact, run: &Run) -> 
         .await
 }
 
-/// What cannot be built on a target.
-fn refuse(plan: &Plan) -> Result<()> {
+/// What keys of layers depend on besides the plan.
+pub fn base(plan: &Plan, digest: &source::Digest) -> Base {
+    Base {
+        digest: digest.hex.clone(),
+        // That of the image, where the recipe says none.
+        disk: plan.disk.as_ref().map_or(0, |(size, _)| *size),
+    }
+}
+
+/// Refuses what cannot be built on a target.
+pub fn refuse(plan: &Plan) -> Result<()> {
     let error = Error::new(format!("building {} on a target", plan.name)).kind(Kind::Usage);
     if plan.import {
         return Err(error
@@ -119,10 +125,9 @@ fn refuse(plan: &Plan) -> Result<()> {
 }
 
 /// Whether a template that was made is still what it was.
-async fn is_there(server: &Proxmox, template: &TemplateFile) -> Result<bool> {
+pub async fn is_there(server: &Proxmox, template: &TemplateFile) -> Result<bool> {
     let doing = || format!("looking for the template {}", template.name);
-    let here = template.endpoint == server.target.endpoint.as_str();
-    if !here || template.node != server.target.node {
+    if server.difference(template).is_some() {
         return Ok(false);
     }
     let config = server.machine_config(template.vmid).await;
@@ -382,12 +387,14 @@ impl<'b> Node<'b> {
     /// What is said of the template where it is not.
     fn described(&self, sealed: &Sealed<'b>, disk: Disk) -> TemplateFile {
         let (target, plan) = (&self.server.target, self.bench.plan);
+        let storage = plan.proxmox.hardware.storage.as_ref();
+        let storage = storage.or(target.images.as_ref());
         TemplateFile {
             schema: TemplateFile::SCHEMA,
             target: target.name.clone(),
             endpoint: target.endpoint.to_string(),
             node: target.node.clone(),
-            storage: target.images.clone().unwrap_or_default(),
+            storage: storage.cloned().unwrap_or_default(),
             vmid: sealed.template.vmid,
             name: format!("{}-{}", plan.name, self.bench.version.number),
             build: self.bench.run.id.clone(),

@@ -11,12 +11,9 @@ use super::lease::OURS;
 use super::operate::Config;
 use super::site::Site;
 use super::template::Label;
-use crate::backend::proxmox::{Proxmox, TEMPLATE};
+use crate::backend::proxmox::{COPY, Proxmox, TEMPLATE};
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::run::Run;
-
-/// What the copies under fixed ids are tagged with besides.
-const COPY: &str = "imgbuild-copy";
 
 /// What a copy is to be.
 pub struct Copy<'c> {

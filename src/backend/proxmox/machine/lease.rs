@@ -50,6 +50,12 @@ impl Lease {
         format!("{OURS}-{build}")
     }
 
+    /// The build that one of these tags names.
+    pub fn build_in<'t>(tags: &[&'t str]) -> Option<&'t str> {
+        let mut ours = tags.iter().filter_map(|tag| tag.strip_prefix("imgbuild-"));
+        ours.find(|build| is_build(build))
+    }
+
     /// The name of every machine of this build.
     pub fn name(build: &str) -> String {
         format!("{OURS}-{build}")
@@ -69,7 +75,7 @@ impl Lease {
         }
         let ours = || tags.iter().filter_map(|tag| tag.strip_prefix("imgbuild-"));
         Some(Lease {
-            build: ours().find(|build| is_build(build))?.to_owned(),
+            build: Lease::build_in(&tags)?.to_owned(),
             until: ours().find_map(|tag| time(tag.strip_prefix("until-")?))?,
         })
     }

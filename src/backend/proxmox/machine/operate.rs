@@ -38,6 +38,8 @@ pub struct Config {
     scsi0: Option<String>,
     template: Option<u8>,
     pub description: Option<String>,
+    /// Changes with each change of it.
+    pub digest: Option<String>,
 }
 
 impl Config {
@@ -50,6 +52,7 @@ impl Config {
         lease::split(self.tags.as_deref().unwrap_or_default())
     }
 
+    /// Whether it has this tag.
     pub fn has(&self, tag: &str) -> bool {
         self.tags().any(|other| other == tag)
     }

@@ -5,11 +5,16 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::lease::Lease;
+use super::list::Survey;
 use super::operate::OPERATION;
+use super::published::{Drift, Located};
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::Failure;
-use crate::error::{Error, Result};
+use crate::backend::proxmox::volume::Volume;
+use crate::error::{Error, Kind, Result};
+use crate::record::TemplateFile;
 
 /// How long removing a machine with its disks may take.
 const REMOVAL: Duration = Duration::from_secs(10 * 60);
@@ -54,19 +59,32 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
 /// What Proxmox VE says of a template whose disks others are overlays of.
 const IN_USE: &str = "is still in use";
 
+/// What became of a template that was to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    Removed,
+    /// It was gone already.
+    Gone,
+    /// It was gone already, and something else of this name has its id, which stays.
+    Replaced(String),
+    /// Linked clones need it, these among them, so that it stays.
+    InUse(Vec<String>),
+}
+
 impl Proxmox {
     /// The machines whose disks are overlays of a template's, as far as the storage for disks tells.
     pub async fn users_of(&self, vmid: u32) -> Result<BTreeSet<u32>, Failure> {
         let Some(storage) = &self.target.images else {
             return Ok(BTreeSet::new());
         };
+        self.users_in(storage, vmid).await
+    }
+
+    /// Those whose disks in this storage are.
+    async fn users_in(&self, storage: &str, vmid: u32) -> Result<BTreeSet<u32>, Failure> {
         let volumes = self.volumes(storage, "images").await?;
-        let base = format!("base-{vmid}-");
-        let above = volumes.into_iter().filter(|volume| {
-            let parent = volume.parent.as_deref();
-            parent.is_some_and(|parent| parent.contains(&base))
-        });
-        Ok(above.filter_map(|volume| volume.vmid).collect())
+        let above = volumes.iter().filter(|volume| volume.is_clone_of(vmid));
+        Ok(above.filter_map(Volume::owner).collect())
     }
 
     /// Removes a template with its disks. The server refuses while others are overlays of them.
@@ -82,13 +100,61 @@ impl Proxmox {
         }
     }
 
-    /// Removes a layer; false if others are made of it, so that it stays.
-    pub async fn remove_layer(&self, vmid: u32) -> Result<bool> {
+    /// Removes a template or layer; false if others are overlays of its disks, so that it stays.
+    pub async fn remove_unused(&self, vmid: u32) -> Result<bool> {
         match self.remove_template(vmid).await {
             Ok(()) => Ok(true),
             Err(error) if error.get_cause().is_some_and(|why| why.contains(IN_USE)) => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Removes a finished template, if it is still what it was.
+    ///
+    /// Errors: it is on another node, or no template any more ([`Kind::Conflict`]); what the server says.
+    pub async fn remove_published(&self, file: &TemplateFile) -> Result<Removal> {
+        let (vmid, target) = (file.vmid, &self.target.name);
+        let doing = format!("removing the template {vmid} ({}) from {target}", file.name);
+        let survey = self.survey().await;
+        let survey = survey.map_err(|failure| failure.during(doing.as_str()))?;
+        let changed = |how: Drift| {
+            Err(Error::new(doing.as_str())
+                .kind(Kind::Conflict)
+                .cause(how)
+                .hint(format!(
+                    "remove it by hand, or take its tag {} off to keep it; then the same command again",
+                    Lease::tag(&file.build)
+                )))
+        };
+        match survey.find(file) {
+            Located::Gone => {
+                self.confirm_gone(file).await?;
+                Ok(Removal::Gone)
+            }
+            Located::Replaced(other) => Ok(Removal::Replaced(other.name.clone())),
+            Located::Moved(node) => changed(Drift::Moved(node.to_owned())),
+            Located::Reverted => changed(Drift::Reverted),
+            Located::Here(_) => match self.remove_unused(vmid).await? {
+                true => Ok(Removal::Removed),
+                false => Ok(Removal::InUse(self.clones(file, &survey).await)),
+            },
+        }
+    }
+
+    /// The linked clones of a template that we may see, as people know them.
+    async fn clones(&self, file: &TemplateFile, survey: &Survey) -> Vec<String> {
+        // That there are some is known already; who they are is only told.
+        let users = self.users_in(&file.storage, file.vmid).await;
+        let users = users.unwrap_or_default();
+        let elsewhere = survey.elsewhere.iter().map(|(_, listed)| listed);
+        let all: Vec<_> = survey.here.iter().chain(elsewhere).collect();
+        let told = users.iter().map(|user| {
+            let listed = all.iter().find(|listed| listed.vmid == *user);
+            listed.map_or(user.to_string(), |listed| {
+                format!("{user} ({})", listed.name)
+            })
+        });
+        told.collect()
     }
 }
 

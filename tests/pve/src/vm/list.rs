@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::reply::Reply;
 use crate::vm::Vm;
+use crate::vm::disk::{self, Drive};
 
 /// `GET /nodes/{node}/qemu`: those that the caller may see, which may be none.
 pub async fn list(context: Context) -> Reply {
@@ -35,6 +36,13 @@ pub async fn current(context: Context) -> Reply {
 }
 
 impl Vm {
+    /// Bytes of the disk that it boots from; 0 if it has none. (PVE::QemuServer::vmstatus in qemu-server.)
+    fn disk(&self) -> u64 {
+        let drive = self.config.get("scsi0").map(|value| Drive::parse(value));
+        let size = drive.and_then(|drive| disk::bytes(drive.get("size")?, 1));
+        size.unwrap_or(0)
+    }
+
     /// As it stands in a list.
     pub fn listed(&self, vmid: u32) -> Value {
         let status = if self.is_running() {
@@ -48,7 +56,7 @@ impl Vm {
             .and_then(|cores| cores.parse::<u32>().ok());
         let mut shown = json!({
             "vmid": vmid, "name": self.name(vmid), "status": status, "maxmem": self.memory(),
-            "cpus": cpus.unwrap_or(1), "uptime": self.since.map_or(0, |since| since.elapsed().as_secs()),
+            "cpus": cpus.unwrap_or(1), "maxdisk": self.disk(), "uptime": self.since.map_or(0, |since| since.elapsed().as_secs()),
         });
         for key in ["tags", "lock"] {
             if let Some(value) = self.config.get(key) {
