@@ -3,9 +3,11 @@
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
+use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 
 use super::target;
+use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::machine::Found;
 use crate::error::{Error, Result};
 use crate::run::Interrupt;
@@ -22,12 +24,15 @@ pub struct Arguments {
     /// Remove the logs of builds that ended longer ago than this
     #[arg(long, value_name = "DAYS", default_value = "30")]
     logs_older_than: u32,
-    /// Also remove what builds on any computer have left on a target of imgbuild.toml
+    /// Also remove what builds on any computer have left on a target of imgbuild.toml, and layers that nobody used for 30 days
     #[arg(long, value_name = "NAME")]
     target: Option<String>,
 }
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A layer on a target that nobody has used for this long is removed.
+const UNUSED: SignedDuration = SignedDuration::from_hours(30 * 24);
 
 /// Removes what dead builds left.
 pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -> Result<()> {
@@ -151,7 +156,33 @@ async fn on_target(name: &str, dirs: &Dirs, screen: Screen) -> Result<OnTarget> 
             Err(error) => found.remaining.push((what, error)),
         }
     }
+    remove_old_layers(&server, &mut found, screen).await?;
     Ok(found)
+}
+
+/// Removes layers that nobody has used for long. Those that others are made of stay until these go.
+async fn remove_old_layers(server: &Proxmox, found: &mut OnTarget, screen: Screen) -> Result<()> {
+    let layers = server.layers().await;
+    let layers = layers
+        .map_err(|failure| failure.during(format!("looking for layers on {}", found.name)))?;
+    let now = Timestamp::now();
+    let is_old = |used: &Timestamp| now.duration_since(*used) > UNUSED;
+    for (vmid, used) in layers.into_iter().filter(|(_, used)| is_old(used)) {
+        let what = format!("the layer {vmid} on {}", found.name);
+        let used = used.strftime("%F");
+        match server.remove_unused(vmid).await {
+            Ok(true) => {
+                screen.note(&format!("removed {what}, which was last used on {used}"));
+                found.removed.push(what);
+            }
+            Ok(false) => {
+                screen.note(&format!("{what} is left alone: linked clones need it"));
+                found.left_alone.push(what);
+            }
+            Err(error) => found.remaining.push((what, error)),
+        }
+    }
+    Ok(())
 }
 
 /// Removes what dead builds left, before something else is made.

@@ -17,6 +17,7 @@ mod registry;
 mod run;
 mod schema;
 mod secrets;
+mod status;
 mod target;
 mod template;
 mod validate;
@@ -113,6 +114,8 @@ enum Command {
     Key(key::Arguments),
     /// Work with versions of images, and the channels that point to them
     Template(template::Arguments),
+    /// Tell what imgbuild has on a target
+    Status(status::Arguments),
     /// Tell what was done to versions and channels
     History(history::Arguments),
     /// Repair the registry of versions
@@ -164,6 +167,7 @@ impl Cli {
             }
             Command::Key(arguments) => key::run(arguments, &self.global, screen).await,
             Command::Template(arguments) => template::run(&arguments, screen, interrupt).await,
+            Command::Status(arguments) => status::run(&arguments, screen, interrupt).await,
             Command::History(arguments) => history::run(&arguments, screen),
             Command::Registry(arguments) => registry::run(&arguments, screen),
             Command::Gc(arguments) => gc::run(&arguments, screen, interrupt).await,

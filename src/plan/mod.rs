@@ -12,10 +12,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use keys::{Base, Break, Key, Keys};
-pub use print::Printed;
+pub use print::{OnTarget, Printed};
 pub use proxmox::Proxmox;
 use sha2::{Digest, Sha256};
-pub use state::{Known, State, states};
+pub use state::{Known, State, states, states_after};
 
 use crate::backend::Spec;
 use crate::error::{Fault, Faults, Sources};

@@ -28,6 +28,8 @@ pub struct Printed {
     pub vars: BTreeMap<String, serde_json::Value>,
     pub data: Vec<Text>,
     pub source: Source,
+    /// What is on the target already; none if it is built on this machine.
+    pub target: Option<OnTarget>,
     /// None for an image that is imported as it is.
     pub machine: Option<Machine>,
     /// None for a build on this machine.
@@ -60,6 +62,20 @@ pub struct Source {
     pub origin: String,
     /// `sha256:…` or `sha512:…`; none for a local file that nothing is expected of.
     pub digest: Option<String>,
+}
+
+/// What a target has of a build.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct OnTarget {
+    pub name: String,
+    /// What the base image is called there; none if its digest is not known yet.
+    pub base: Option<String>,
+    pub has_base: bool,
+    /// The newest version in the registry.
+    pub version: Option<String>,
+    /// How its template differs from what was written down of it.
+    pub drift: Vec<String>,
 }
 
 /// The machine that is built in.
@@ -112,7 +128,12 @@ pub struct Output {
 impl Printed {
     /// Prints a plan. `resolved` is what its source stands for now; `outlook` whether there is
     /// nothing to do, and what becomes of the boot and of each step, where that is known.
-    pub fn new(plan: &Plan, resolved: &Resolved, outlook: Option<(bool, Vec<State>)>) -> Self {
+    pub fn new(
+        plan: &Plan,
+        resolved: &Resolved,
+        outlook: Option<(bool, Vec<State>)>,
+        target: Option<OnTarget>,
+    ) -> Self {
         let (up_to_date, states) = outlook.unwrap_or_default();
         let mut states = states.into_iter();
         let boot = states.next();
@@ -158,6 +179,7 @@ impl Printed {
                 origin: resolved.origin.clone(),
                 digest: resolved.expected.as_ref().map(ToString::to_string),
             },
+            target,
             machine: (!plan.import).then(|| Machine {
                 cpus: plan.machine.cpus,
                 memory: plan.machine.memory,
@@ -227,6 +249,9 @@ impl Printed {
             _ => "not verified: a local file",
         };
         line("", self.source.digest.as_deref().unwrap_or(unknown));
+        if let Some(target) = &self.target {
+            target.tell(&mut line);
+        }
         let machine = match &self.machine {
             Some(machine) => machine.to_text(),
             None => "none: imported as it is, not sealed, audited or tested".into(),
@@ -281,7 +306,24 @@ fn told(state: &State) -> String {
             let size = indicatif::BinaryBytes(*size);
             format!("cached {} ago ({size}), saves {}", span(*age), span(*saves))
         }
+        State::Layered { layer } => format!("taken over with the layer {layer}"),
         State::Runs { why } => format!("runs: {why}"),
+    }
+}
+
+impl OnTarget {
+    fn tell(&self, line: &mut impl FnMut(&str, &str)) {
+        let base = match (&self.base, self.has_base) {
+            (Some(base), true) => format!("{}: {base} is there", self.name),
+            (Some(base), false) => format!("{}: {base} is brought", self.name),
+            (None, _) => format!("{}: the base image is brought", self.name),
+        };
+        line("target", &base);
+        if let Some(version) = &self.version {
+            for drift in &self.drift {
+                line("drift", &format!("{version}: {drift}"));
+            }
+        }
     }
 }
 

@@ -29,8 +29,24 @@ pub struct Known {
 pub enum State {
     /// It is taken over: how old it is and what it took, in seconds, and its size in bytes.
     Cached { age: f64, size: u64, saves: f64 },
+    /// It is in this layer on the target, which the build goes on from.
+    Layered { layer: u32 },
     /// It is done.
     Runs { why: String },
+}
+
+/// Why a step is done that comes after one that is.
+const AFTER: &str = "after one that is done";
+
+impl Break {
+    /// Why the step that it is about is done.
+    fn told(&self) -> String {
+        match self {
+            Break::Always => "it is always done".into(),
+            Break::Breakpoint => "it waits for somebody".into(),
+            Break::Secret(name) => format!("the secret {name} is not known here"),
+        }
+    }
 }
 
 /// The states of the boot and of every step.
@@ -44,25 +60,39 @@ pub fn states(plan: &Plan, keys: &Keys, known: &[Known]) -> Vec<State> {
             None => state(key, before, known),
         };
         if matches!(state, State::Runs { .. }) {
-            cut.get_or_insert_with(|| "after one that is done".into());
+            cut.get_or_insert_with(|| AFTER.into());
         }
         states.push(state);
         before = Some(key);
     }
-    let first = match &keys.ends {
-        None => None,
-        Some(Break::Always) => Some("it is always done".into()),
-        Some(Break::Breakpoint) => Some("it waits for somebody".into()),
-        Some(Break::Secret(name)) => Some(format!("the secret {name} is not known here")),
-    };
+    let first = keys.ends.as_ref().map(Break::told);
     let rest = (states.len()..=plan.steps.len()).enumerate();
     states.extend(rest.map(|(at, _)| State::Runs {
         why: match (at, &first) {
             (0, Some(why)) => why.clone(),
-            _ => "after one that is done".into(),
+            _ => AFTER.into(),
         },
     }));
     states
+}
+
+/// The states of the boot and of every step of a build on a target that goes on from a layer after so many steps, if from one.
+pub fn states_after(plan: &Plan, keys: &Keys, layer: Option<(u32, usize)>) -> Vec<State> {
+    let (layer, done) = layer.unzip();
+    let done = done.unwrap_or(0);
+    let first = match (&keys.ends, keys.chain.iter().any(|key| key.steps > done)) {
+        (Some(ends), false) => ends.told(),
+        _ => "there is no layer with it".into(),
+    };
+    let states = (0..=plan.steps.len()).map(|at| match layer {
+        Some(layer) if at <= done => State::Layered { layer },
+        None if at == 0 => State::Runs {
+            why: "there is no layer to go on from".into(),
+        },
+        _ if at == done + 1 => State::Runs { why: first.clone() },
+        _ => State::Runs { why: AFTER.into() },
+    });
+    states.collect()
 }
 
 fn state(key: &Key, before: Option<&Key>, known: &[Known]) -> State {
@@ -162,6 +192,7 @@ mod tests {
         let states = states(&plan, &keys(&plan), known).into_iter();
         let told = states.map(|state| match state {
             State::Cached { .. } => "cached".into(),
+            State::Layered { layer } => format!("layer {layer}"),
             State::Runs { why } => why,
         });
         told.collect()
@@ -200,5 +231,23 @@ mod tests {
             told(&minute, &built(STEPS))[2],
             "it was done more than 1 min ago"
         );
+    }
+
+    #[test]
+    fn on_a_target_all_up_to_the_layer_is_taken_over_and_the_rest_is_done() {
+        let plan = plan(STEPS);
+        let told = |layer: Option<(u32, usize)>| {
+            let states = states_after(&plan, &keys(&plan), layer).into_iter();
+            let told = states.map(|state| match state {
+                State::Runs { why } => why,
+                other => format!("{other:?}"),
+            });
+            told.collect::<Vec<_>>()
+        };
+        let (layer, missing) = ("Layered { layer: 9001 }", "there is no layer with it");
+        let none = "there is no layer to go on from";
+        assert_eq!(told(None), [none, missing, AFTER]);
+        assert_eq!(told(Some((9001, 1))), [layer, layer, missing]);
+        assert_eq!(told(Some((9001, 2))), [layer; 3]);
     }
 }

@@ -4,6 +4,7 @@
 pub mod clone;
 pub mod node;
 pub mod server;
+pub mod template;
 pub mod terminal;
 pub mod tls;
 pub mod tree;

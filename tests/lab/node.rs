@@ -96,8 +96,13 @@ impl Node {
 
     /// Makes a VM without anything, past imgbuild.
     pub fn has_vm(&self, vmid: u32, name: &str, tags: &str) {
+        self.has_vm_with(vmid, name, tags, &[]);
+    }
+
+    /// As [`Node::has_vm`], with more parameters.
+    pub fn has_vm_with(&self, vmid: u32, name: &str, tags: &str, more: &[&str]) {
         let (vmid, name) = (format!("vmid={vmid}"), format!("name={name}"));
-        let mut fields = vec!["-d", &vmid, "-d", &name];
+        let mut fields = [&["-d", &vmid, "-d", &name], more].concat();
         let tags = format!("tags={tags}");
         if tags != "tags=" {
             fields.extend(["--data-urlencode", &tags]);
@@ -119,7 +124,7 @@ impl Node {
     }
 
     /// Calls the node, and waits until the task that this starts has ended.
-    fn curl(&self, path: &str, fields: &[&str]) {
+    pub fn curl(&self, path: &str, fields: &[&str]) {
         let running = || self.server.inventory().running.len();
         let others = running();
         let sent = Command::new("curl")

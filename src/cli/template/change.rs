@@ -2,19 +2,28 @@
 
 use serde_json::json;
 
-use super::{Scope, names, value, values};
+use super::{Scope, names, server, value, values};
 use crate::error::{Error, Kind, Result};
-use crate::store::Registry;
 use crate::store::registry::{self, Reference, Wanted};
+use crate::store::{Dirs, Registry};
 use crate::ui::Screen;
 
-pub fn promote(
+pub async fn promote(
     registry: &mut Registry,
-    reference: &Reference,
-    channel: &str,
+    dirs: &Dirs,
+    (reference, channel): (&Reference, &str),
     screen: Screen,
 ) -> Result<()> {
+    server::refuse_reserved(&reference.image, channel)?;
+    let server = server::of(&reference.image).await?;
+    if let Some(server) = &server {
+        server::file(server, &registry.find(reference)?)?;
+    }
     let promoted = registry.promote(reference, channel)?;
+    if let Some(server) = &server {
+        let moved = (&promoted.version, channel);
+        server::follow(server, (registry, dirs), moved, screen).await?;
+    }
     let (image, name) = (&promoted.version.image, promoted.version.name());
     let was = match promoted.previous {
         _ if promoted.same => " already".to_owned(),
@@ -31,15 +40,20 @@ pub fn promote(
     Ok(())
 }
 
-pub fn roll_back(
+pub async fn roll_back(
     registry: &mut Registry,
-    (image, channel): (&str, &str),
-    to: Option<&Wanted>,
+    dirs: &Dirs,
+    (image, channel, to): (&str, &str, Option<&Wanted>),
     screen: Screen,
 ) -> Result<()> {
+    let server = server::of(image).await?;
     let back = registry.roll_back(image, channel, to)?;
     for skipped in &back.skipped {
         screen.note(&format!("passed over {skipped}"));
+    }
+    if let Some(server) = &server {
+        let moved = (&back.version, channel);
+        server::follow(server, (registry, dirs), moved, screen).await?;
     }
     let was = back
         .previous

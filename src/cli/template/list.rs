@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::values;
+use super::{disk_size, values};
 use crate::error::Result;
 use crate::store::Registry;
 use crate::store::registry::{State, Version};
@@ -51,7 +51,7 @@ fn line(version: &Version, (name, label): (usize, usize)) -> String {
         version.name(),
         version.label.as_deref().unwrap_or_default(),
         if label > 0 { "  " } else { "" },
-        bytes(version.size),
+        bytes(disk_size(version)),
         ago(version.created.into()),
         about.join(", ")
     );

@@ -4,13 +4,16 @@ mod change;
 mod diff;
 mod list;
 mod remove;
+pub(super) mod server;
 mod show;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::target;
 use crate::error::Result;
+use crate::record::TemplateFile;
 use crate::run::Interrupt;
 use crate::store::registry::{Reference, State, Version, Wanted, reference};
 use crate::store::{Dirs, Registry};
@@ -25,7 +28,12 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// List the versions of all images, or of one
-    List { image: Option<String> },
+    List {
+        image: Option<String>,
+        /// The templates that are on this target of imgbuild.toml, whoever built them
+        #[arg(long, value_name = "NAME")]
+        target: Option<String>,
+    },
     /// Show what is known of a version
     Show {
         /// `NAME` for the newest, `NAME@7`, `NAME@LABEL`, `NAME@CHANNEL`
@@ -136,21 +144,35 @@ fn date(text: &str) -> Result<Timestamp, String> {
 }
 
 pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -> Result<()> {
+    let dirs = Dirs::from_env()?;
     let mut registry = open(screen)?;
     match &arguments.action {
-        Action::List { image } => list::run(&registry, image.as_deref(), screen),
+        Action::List {
+            image,
+            target: Some(target),
+        } => {
+            let server = target::connect(target).await?;
+            let list = server::list(&server, &registry, image.as_deref(), screen);
+            interrupt.or(list).await
+        }
+        Action::List { image, .. } => list::run(&registry, image.as_deref(), screen),
         Action::Show { reference } => show::run(&registry, reference, screen),
         Action::Diff { old, new, files } => {
             let compared = diff::run(&registry, (old, new), *files, screen);
             interrupt.or(compared).await
         }
         Action::Promote { reference, channel } => {
-            change::promote(&mut registry, reference, channel, screen)
+            let promote = change::promote(&mut registry, &dirs, (reference, channel), screen);
+            interrupt.or(promote).await
         }
         Action::Rollback {
             channel: (image, channel),
             to,
-        } => change::roll_back(&mut registry, (image, channel), to.as_ref(), screen),
+        } => {
+            let wanted = (image.as_str(), channel.as_str(), to.as_ref());
+            let roll_back = change::roll_back(&mut registry, &dirs, wanted, screen);
+            interrupt.or(roll_back).await
+        }
         Action::Revoke { scope, reason } => {
             change::revoke(&mut registry, scope, Some(reason), screen)
         }
@@ -159,14 +181,15 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
             image,
             keep,
             dry_run,
-        } => remove::prune(
-            &mut registry,
-            image.as_deref(),
-            keep.get(),
-            *dry_run,
-            screen,
-        ),
-        Action::Rm { reference } => remove::rm(&mut registry, reference, screen),
+        } => {
+            let image = image.as_deref();
+            let prune = remove::prune(&mut registry, image, keep.get(), *dry_run, screen);
+            interrupt.or(prune).await
+        }
+        Action::Rm { reference } => {
+            let rm = remove::rm(&mut registry, reference, screen);
+            interrupt.or(rm).await
+        }
     }
 }
 
@@ -177,6 +200,17 @@ pub(super) fn open(screen: Screen) -> Result<Registry> {
         screen.note(&format!("still to be done: {left}"));
     }
     Ok(registry)
+}
+
+/// What is written down of a version's template, if it is one.
+fn template(version: &Version) -> Option<TemplateFile> {
+    let is_one = TemplateFile::is(&version.path);
+    is_one.then(|| TemplateFile::read(&version.path).ok())?
+}
+
+/// Bytes of a version: of its file, or of the disk on a server that the file stands for.
+fn disk_size(version: &Version) -> u64 {
+    template(version).map_or(version.size, |template| template.size)
 }
 
 /// A version for programs.
@@ -192,6 +226,7 @@ fn value(version: &Version) -> Value {
         "there": version.is_there(), "channels": version.channels, "path": version.path,
         "created": version.created, "size": version.size, "sha256": version.sha256,
         "build": version.build, "parent": version.parent, "asked": version.asked,
+        "template": template(version),
         "revoked": revoked.map(|revoked| json!({"at": revoked.at, "reason": revoked.reason})),
     })
 }

@@ -32,8 +32,8 @@ pub use channels::{Promoted, RolledBack};
 pub use check::Checked;
 pub use history::{Action, Event};
 pub use rebuild::{Rebuilt, rebuild};
-pub use reference::{Reference, Wanted, name};
-pub use removal::{Pruned, Use};
+pub use reference::{Reference, Wanted, name, on_target};
+pub use removal::{Pruned, Use, needed};
 pub use reservation::{Claim, Reserved};
 pub use revocation::Scope;
 
@@ -104,6 +104,14 @@ impl Version {
     /// `image@number`.
     pub fn name(&self) -> String {
         format!("{}@{}", self.image, self.number)
+    }
+
+    /// What it is called by its number.
+    pub fn reference(&self) -> Reference {
+        Reference {
+            image: self.image.clone(),
+            wanted: Wanted::Number(self.number),
+        }
     }
 
     /// Whether its file is where it was, as large as it was.

@@ -15,9 +15,14 @@ pub fn name(image: &str, target: Option<&str>) -> String {
     }
 }
 
+/// The target that an image of this name in the registry is on, and what it is called there; `None` for one on this machine.
+pub fn on_target(name: &str) -> Option<(&str, &str)> {
+    name.split_once('/')
+}
+
 /// Whether an image can be called this in the registry.
 fn is_name(text: &str) -> bool {
-    match text.split_once('/') {
+    match on_target(text) {
         None => is_dns_label(text),
         Some((target, image)) => is_dns_label(target) && is_dns_label(image),
     }

@@ -26,6 +26,8 @@ pub enum Use {
     Open(String),
     /// A machine of libvirt's has its file as a disk, or beneath one.
     Machine(String),
+    /// A machine on its server is a linked clone of its template.
+    Clone(String),
 }
 
 impl fmt::Display for Use {
@@ -35,6 +37,7 @@ impl fmt::Display for Use {
             Use::Version(name) => write!(f, "{name} is built on it"),
             Use::Open(who) => write!(f, "its file is open in {who}"),
             Use::Machine(name) => write!(f, "the machine {name}, which libvirt knows, uses it"),
+            Use::Clone(name) => write!(f, "{name} is a linked clone of it"),
         }
     }
 }
@@ -76,43 +79,55 @@ impl Users {
 }
 
 impl Registry {
-    /// Removes all but the newest `keep` versions of one image, or of each; never one that is needed. With `dry_run`, only
-    /// tells.
-    pub fn prune(&mut self, image: Option<&str>, keep: usize, dry_run: bool) -> Result<Pruned> {
-        let doing = || "choosing what to remove".to_owned();
+    /// All but the newest `keep` versions of one image, or of each, sorted by whether anything needs them. Nothing is done.
+    pub fn prunable(&self, image: Option<&str>, keep: usize) -> Result<Pruned> {
         if let Some(image) = image {
             self.list(Some(image))?;
         }
         let users = Users::now(&self.dirs)?;
-        let tx = self.begin()?;
         let ready = match image {
-            None => select(&tx, "v.state = 'ready'", [])?,
-            Some(image) => select(&tx, "v.state = 'ready' AND i.name = ?1", [image])?,
+            None => select(&self.db, "v.state = 'ready'", [])?,
+            Some(image) => select(&self.db, "v.state = 'ready' AND i.name = ?1", [image])?,
         };
-        let children = children(&tx)?;
+        let children = children(&self.db)?;
         let mut pruned = Pruned::default();
-        for version in old(ready, keep) {
-            let uses = uses(&version, &users, &children);
-            match uses.is_empty() {
-                true => pruned.removed.push(version),
-                false => pruned.needed.push((version, uses)),
-            }
-        }
+        pruned.sort(old(ready, keep), &users, &children);
         pruned.unseen = users.machines.unseen;
-        if dry_run || pruned.removed.is_empty() {
-            return Ok(pruned);
+        Ok(pruned)
+    }
+
+    /// Removes what was chosen. What somebody has begun to use since then stays.
+    pub fn remove_all(&mut self, mut chosen: Pruned) -> Result<Pruned> {
+        let doing = || "choosing what to remove".to_owned();
+        if chosen.removed.is_empty() {
+            return Ok(chosen);
         }
-        for version in &pruned.removed {
+        let users = Users::now(&self.dirs)?;
+        let tx = self.begin()?;
+        let mut ready = select(&tx, "v.state = 'ready'", [])?;
+        ready.retain(|version| chosen.removed.iter().any(|other| other.id == version.id));
+        chosen.removed.clear();
+        chosen.sort(ready.into_iter(), &users, &children(&tx)?);
+        for version in &chosen.removed {
             condemn(&tx, version)?;
         }
         tx.commit().asked(doing)?;
-        for version in std::mem::take(&mut pruned.removed) {
+        for version in std::mem::take(&mut chosen.removed) {
             match self.finish_removal(&version) {
-                Ok(()) => pruned.removed.push(version),
-                Err(error) => pruned.left.push((version, error)),
+                Ok(()) => chosen.removed.push(version),
+                Err(error) => chosen.left.push((version, error)),
             }
         }
-        Ok(pruned)
+        Ok(chosen)
+    }
+
+    /// The version that is meant, if nothing needs it.
+    ///
+    /// Errors: something needs it ([`Kind::Conflict`]).
+    pub fn removable(&self, reference: &Reference) -> Result<Version> {
+        let version = self.find(reference)?;
+        refuse_needed(&self.db, &version, &Users::now(&self.dirs)?)?;
+        Ok(version)
     }
 
     /// Removes one version. Returns also what may need it, but could not be looked into, and why.
@@ -123,14 +138,7 @@ impl Registry {
         let doing = || format!("removing {}", version.name());
         let users = Users::now(&self.dirs)?;
         let tx = self.begin()?;
-        let uses = uses(&version, &users, &children(&tx)?);
-        if !uses.is_empty() {
-            let uses: Vec<String> = uses.iter().map(ToString::to_string).collect();
-            return Err(Error::new(doing())
-                .kind(Kind::Conflict)
-                .cause(uses.join("; "))
-                .hint("what is needed is not removed; `imgbuild template show` tells by whom"));
-        }
+        refuse_needed(&tx, &version, &users)?;
         condemn(&tx, &version)?;
         tx.commit().asked(doing)?;
         self.finish_removal(&version)?;
@@ -185,6 +193,42 @@ impl Registry {
                 .doing(|| format!("removing {}", version.link.display())),
         }
     }
+}
+
+impl Pruned {
+    /// Adds versions that are to go: to those that go, or to those that are needed.
+    fn sort(
+        &mut self,
+        versions: impl Iterator<Item = Version>,
+        users: &Users,
+        children: &HashMap<i64, Vec<String>>,
+    ) {
+        for version in versions {
+            let uses = uses(&version, users, children);
+            match uses.is_empty() {
+                true => self.removed.push(version),
+                false => self.needed.push((version, uses)),
+            }
+        }
+    }
+}
+
+/// Refuses to remove what is needed.
+fn refuse_needed(db: &Connection, version: &Version, users: &Users) -> Result<()> {
+    let uses = uses(version, users, &children(db)?);
+    match uses.is_empty() {
+        true => Ok(()),
+        false => Err(needed(version, &uses)),
+    }
+}
+
+/// Why a version is not removed.
+pub fn needed(version: &Version, uses: &[Use]) -> Error {
+    let uses: Vec<String> = uses.iter().map(ToString::to_string).collect();
+    Error::new(format!("removing {}", version.name()))
+        .kind(Kind::Conflict)
+        .cause(uses.join("; "))
+        .hint("what is needed is not removed; `imgbuild template show` tells by whom")
 }
 
 /// All but the newest `keep` of each image, of versions in the order of images and numbers; never the newest.

@@ -8,6 +8,13 @@ fn names(versions: &[Version]) -> Vec<String> {
     versions.iter().map(Version::name).collect()
 }
 
+/// What pruning does.
+fn pruned(place: &Place, image: Option<&str>, keep: usize) -> Pruned {
+    let mut registry = place.registry();
+    let chosen = registry.prunable(image, keep).unwrap();
+    registry.remove_all(chosen).unwrap()
+}
+
 /// A version whose removal was decided, and no more.
 fn condemned(place: &Place, name: &str) -> Version {
     let mut registry = place.registry();
@@ -49,13 +56,13 @@ fn pruning_leaves_the_newest_and_all_that_is_needed() {
         .unwrap();
     place.built_on("child", &versions[2].path);
     place.built("child");
-    let wanted = place.registry().prune(None, 1, true).unwrap();
+    let wanted = place.registry().prunable(None, 1).unwrap();
     assert_eq!(
         names(&wanted.removed),
         ["child@1", "web@1", "web@4", "web@5"]
     );
     assert_eq!(place.names().len(), 8, "nothing was done");
-    let done = place.registry().prune(Some("web"), 2, false).unwrap();
+    let done = pruned(&place, Some("web"), 2);
     assert_eq!(names(&done.removed), ["web@1", "web@4"]);
     let needed: Vec<_> = done
         .needed
@@ -69,7 +76,7 @@ fn pruning_leaves_the_newest_and_all_that_is_needed() {
     assert_eq!(needed, expected);
     assert!(!versions[0].path.exists() && versions[1].path.exists());
     place.assert_agrees();
-    let unknown = place.registry().prune(Some("wep"), 1, true).unwrap_err();
+    let unknown = place.registry().prunable(Some("wep"), 1).unwrap_err();
     assert_eq!(unknown.get_hint(), Some("did you mean `web`?"));
 }
 
@@ -79,21 +86,13 @@ fn what_a_process_has_open_stays() {
     let old = place.built("web");
     place.built("web");
     let holder = Holder::of(&old.path);
-    let kept = place.registry().prune(None, 1, false).unwrap();
+    let kept = pruned(&place, None, 1);
     let refused = place.registry().remove(&reference("web@1"));
     drop(holder);
     assert_eq!(kept.removed, []);
     assert!(matches!(&kept.needed[0].1[..], [Use::Open(who)] if who.starts_with("sleep")));
     assert_eq!(refused.unwrap_err().get_kind(), Kind::Conflict);
-    assert_eq!(
-        place
-            .registry()
-            .prune(None, 1, false)
-            .unwrap()
-            .removed
-            .len(),
-        1
-    );
+    assert_eq!(pruned(&place, None, 1).removed.len(), 1);
     place.assert_agrees();
 }
 
@@ -111,7 +110,7 @@ fn what_a_machine_that_is_not_running_needs_stays() {
     );
     let defined = libvirt.join("qemu/db.xml");
     std::fs::write(&defined, definition).unwrap();
-    let kept = place.registry().prune(None, 1, false).unwrap();
+    let kept = pruned(&place, None, 1);
     assert_eq!(kept.removed, []);
     assert_eq!(kept.needed[0].1, [Use::Machine("db".into())]);
     let refused = place.registry().remove(&reference("web@1")).unwrap_err();
@@ -123,7 +122,7 @@ fn what_a_machine_that_is_not_running_needs_stays() {
     assert!(old.path.exists());
 
     std::fs::write(&defined, "no definition").unwrap();
-    let pruned = place.registry().prune(None, 1, false).unwrap();
+    let pruned = pruned(&place, None, 1);
     assert!(pruned.unseen[0].contains("db.xml"), "{:?}", pruned.unseen);
     assert!(!old.path.exists());
 }
@@ -151,7 +150,7 @@ fn pruning_goes_on_after_what_cannot_be_removed_and_tells_both() {
     place.built("web");
     std::fs::remove_file(&first.path).unwrap();
     std::fs::create_dir(&first.path).unwrap();
-    let pruned = place.registry().prune(None, 1, false).unwrap();
+    let pruned = pruned(&place, None, 1);
     assert_eq!(names(&pruned.removed), ["web@2"]);
     let [(version, error)] = &pruned.left[..] else {
         panic!("{pruned:?}");
@@ -160,6 +159,21 @@ fn pruning_goes_on_after_what_cannot_be_removed_and_tells_both() {
     assert!(error.to_string().contains("web-1.qcow2"), "{error}");
     std::fs::remove_dir(&first.path).unwrap();
     assert_eq!(place.names(), ["web@3"]);
+    place.assert_agrees();
+}
+
+#[test]
+fn what_is_promoted_after_it_was_chosen_stays() {
+    let place = Place::new();
+    for _ in 0..3 {
+        place.built("web");
+    }
+    let mut registry = place.registry();
+    let chosen = registry.prunable(None, 1).unwrap();
+    registry.promote(&reference("web@1"), "stable").unwrap();
+    let done = registry.remove_all(chosen).unwrap();
+    assert_eq!(names(&done.removed), ["web@2"]);
+    assert_eq!(done.needed[0].1, [Use::Channel("stable".into())]);
     place.assert_agrees();
 }
 

@@ -1,15 +1,18 @@
 //! `imgbuild plan`.
 
+mod on_target;
+
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
 
-use super::Global;
 use super::recipes::{Graph, Online, Selection};
+use super::{Global, secrets, target};
+use crate::backend::proxmox::Proxmox;
 use crate::error::{Context, Error, Kind, Result};
 use crate::pipeline;
-use crate::plan::{self, Known, Plan, Printed, State};
+use crate::plan::{self, Known, OnTarget, Plan, Printed, State};
 use crate::run::Interrupt;
 use crate::source::{self, Spec};
 use crate::store::layers::{self, Layer, Layers};
@@ -24,6 +27,9 @@ pub struct Arguments {
     /// Exit with code 4 when a run would do work
     #[arg(long)]
     detailed_exit_code: bool,
+    /// As a build on this target of imgbuild.toml; nothing is changed there
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
     #[command(flatten)]
     selection: Selection,
 }
@@ -46,7 +52,7 @@ pub async fn run(
 
 /// Returns whether there is anything to build.
 async fn print(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Result<bool> {
-    let mut graph = Graph::on(None);
+    let mut graph = Graph::on(arguments.target.as_deref());
     for path in &arguments.recipes {
         graph.add(path, &arguments.selection, online).await?;
     }
@@ -55,6 +61,10 @@ async fn print(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Re
             .kind(Kind::Usage)
             .cause("no image is left after --only and --except"));
     }
+    let server = match &arguments.target {
+        Some(name) => Some(target::connect(name).await?),
+        None => None,
+    };
     let mut pending = false;
     for (index, node) in graph.nodes.iter().enumerate() {
         let resolved = match &node.plan.source {
@@ -62,9 +72,9 @@ async fn print(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Re
             Spec::Built { path } => source::Resolved::built(path),
             spec => source::resolve(spec, &online.context()?).await?,
         };
-        let outlook = outlook(&node.plan, &resolved, online).await?;
+        let (outlook, on_target) = look(server.as_ref(), &node.plan, &resolved, online).await?;
         pending |= !outlook.as_ref().is_some_and(|(up_to_date, _)| *up_to_date);
-        let printed = Printed::new(&node.plan, &resolved, outlook);
+        let printed = Printed::new(&node.plan, &resolved, outlook, on_target);
         let value = serde_json::to_value(&printed).doing(|| "printing the plan")?;
         let blank = if index == 0 { "" } else { "\n" };
         let text = format!("{blank}{}", printed.to_text());
@@ -73,13 +83,31 @@ async fn print(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Re
     Ok(pending)
 }
 
-/// Whether there is nothing to do, and what becomes of the boot and of each step; none if the base image is not on this
-/// machine.
+/// Whether there is nothing to do, and what becomes of the boot and of each step.
+type Outlook = (bool, Vec<State>);
+
+/// What is known of a build where it is done.
+async fn look(
+    server: Option<&Proxmox>,
+    plan: &Plan,
+    resolved: &source::Resolved,
+    online: &Online<'_>,
+) -> Result<(Option<Outlook>, Option<OnTarget>)> {
+    match server {
+        None => Ok((outlook(plan, resolved, online).await?, None)),
+        Some(server) => {
+            let (outlook, there) = on_target::look(server, plan, resolved, online).await?;
+            Ok((outlook, Some(there)))
+        }
+    }
+}
+
+/// The outlook on this machine; none if the base image is not on it.
 async fn outlook(
     plan: &Plan,
     resolved: &source::Resolved,
     online: &Online<'_>,
-) -> Result<Option<(bool, Vec<State>)>> {
+) -> Result<Option<Outlook>> {
     // Asking nix means building.
     if matches!(plan.source, Spec::Nixos { .. }) {
         return Ok(None);
@@ -91,7 +119,7 @@ async fn outlook(
     let Ok(base) = source::fetch(resolved, &cx).await else {
         return Ok(None);
     };
-    let secrets = super::secrets::at_hand(plan, cx.events).await;
+    let secrets = secrets::at_hand(plan, cx.events).await;
     let hash = KeyedHash::open(online.dirs)?;
     let of_base = pipeline::local_base(plan, &base)?;
     let keys = pipeline::keys(plan, &of_base, &secrets, hash.as_ref(), true);

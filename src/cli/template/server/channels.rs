@@ -1,0 +1,191 @@
+//! Channels as tags: the template that a channel points to has a tag of its name.
+
+use super::{channels_of, file, tags, versions};
+use crate::backend::proxmox::machine::{Located, OURS, Survey};
+use crate::backend::proxmox::{Proxmox, TEMPLATE};
+use crate::error::{Error, Kind, Result};
+use crate::record::TemplateFile;
+use crate::store::registry::{Version, on_target};
+use crate::store::{Dirs, Lock, Registry};
+use crate::ui::Screen;
+
+/// Refuses a channel whose tag would mean something else.
+pub fn refuse_reserved(image: &str, channel: &str) -> Result<()> {
+    let Some((target, name)) = on_target(image) else {
+        return Ok(());
+    };
+    let number = channel.strip_prefix('v');
+    let is_number = number.is_some_and(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    if channel != name && !channel.starts_with(OURS) && !is_number {
+        return Ok(());
+    }
+    Err(Error::new(format!("promoting to {image}@{channel}"))
+        .kind(Kind::Usage)
+        .cause(format!(
+            "on {target} a channel is a tag, and the tag {channel} means something else there"
+        ))
+        .hint(format!(
+            "call it neither {name}, nor v with a number, nor {OURS}…"
+        )))
+}
+
+/// Makes the tags on the server what the registry says of an image's channels, whatever they were: a template gets a tag before
+/// another one loses it, so that whoever looks for it finds one at any moment. All other tags stay.
+///
+/// Errors: the template that `moved` points to is not there; what the server says. The registry stays as it is.
+pub async fn follow(
+    server: &Proxmox,
+    (registry, dirs): (&Registry, &Dirs),
+    moved: (&Version, &str),
+    screen: Screen,
+) -> Result<()> {
+    let (version, channel) = moved;
+    let followed = agree(server, (registry, dirs), &version.image, screen).await;
+    followed.map_err(|error| untold(server, error, version, channel))
+}
+
+/// That the registry has what the server has not, and what to do.
+fn untold(server: &Proxmox, error: Error, version: &Version, channel: &str) -> Error {
+    let (image, name, target) = (&version.image, version.name(), &server.target.name);
+    let again = format!(
+        "in the registry {image}@{channel} is {name}, on {target} it is not yet; `imgbuild template promote {name} {channel}` makes \
+         them agree"
+    );
+    let hint = match error.get_hint() {
+        Some(hint) => format!("{hint}. Then: {again}"),
+        None => again,
+    };
+    Error::new(format!("moving the tag {channel} on {target}"))
+        .kind(error.get_kind())
+        .cause(&error)
+        .hint(hint)
+}
+
+/// A template that is there, and what is to be different about its tags.
+struct Change {
+    file: TemplateFile,
+    add: Vec<String>,
+    remove: Vec<String>,
+}
+
+async fn agree(
+    server: &Proxmox,
+    (registry, dirs): (&Registry, &Dirs),
+    image: &str,
+    screen: Screen,
+) -> Result<()> {
+    // Of two commands the one that comes last reads what the other has decided as well.
+    let lock = format!("channels-{}", image.replace('/', "-"));
+    let _lock = Lock::acquire(dirs.locks().join(lock)).await?;
+    let versions = versions(registry, |other| other == image)?;
+    let survey = server.survey().await;
+    let survey = survey.map_err(|failure| failure.during("looking for the templates"))?;
+    let changes = changes(server, &versions, &survey, screen).await?;
+    for change in changes.iter().filter(|change| !change.add.is_empty()) {
+        server.change_tags(&change.file, &change.add, &[]).await?;
+    }
+    for change in changes.iter().filter(|change| !change.remove.is_empty()) {
+        let remove = &change.remove;
+        server.change_tags(&change.file, &[], remove).await?;
+    }
+    tell_strangers(image, (&versions, &changes), &survey, screen);
+    Ok(())
+}
+
+/// What is to be different, for each template of an image that is there.
+///
+/// Errors: that of a version which a channel points to is not there ([`Kind::Conflict`]).
+async fn changes(
+    server: &Proxmox,
+    versions: &[Version],
+    survey: &Survey,
+    screen: Screen,
+) -> Result<Vec<Change>> {
+    let mut changes = vec![];
+    for version in versions {
+        let has_channel = !version.channels.is_empty();
+        let file = match file(server, version) {
+            Ok(file) => file,
+            Err(error) if has_channel => return Err(error),
+            Err(error) => {
+                screen.note(&format!("{}: {error}", version.name()));
+                continue;
+            }
+        };
+        let listed = match survey.find(&file) {
+            Located::Here(listed) => listed,
+            _ if has_channel => return Err(missing(server, version, &file, survey).await),
+            _ => continue,
+        };
+        let lacks = |channel: &&String| !listed.has(channel);
+        let (_, others) = tags(version, versions);
+        changes.push(Change {
+            file,
+            add: version.channels.iter().filter(lacks).cloned().collect(),
+            remove: others.into_iter().filter(|tag| listed.has(tag)).collect(),
+        });
+    }
+    Ok(changes)
+}
+
+/// Why a channel cannot point to a version's template.
+async fn missing(
+    server: &Proxmox,
+    version: &Version,
+    file: &TemplateFile,
+    survey: &Survey,
+) -> Error {
+    if survey.find(file) == Located::Gone
+        && let Err(error) = server.confirm_gone(file).await
+    {
+        return error;
+    }
+    let drift = survey.drift(file, &[], &[]).into_iter();
+    let drift: Vec<_> = drift.map(|drift| drift.to_string()).collect();
+    Error::new(format!("looking for the template of {}", version.name()))
+        .kind(Kind::Conflict)
+        .cause(drift.join("; "))
+        .hint(format!(
+            "`imgbuild template rollback {}@CHANNEL` goes back to an earlier version",
+            version.image
+        ))
+}
+
+/// Tells which templates have a channel's tag as well, but are versions in somebody else's registry.
+fn tell_strangers(
+    image: &str,
+    (versions, changes): (&[Version], &[Change]),
+    survey: &Survey,
+    screen: Screen,
+) {
+    let name = on_target(image).map_or(image, |(_, name)| name);
+    let is_known = |vmid: u32| changes.iter().any(|change| change.file.vmid == vmid);
+    let strangers = survey.here.iter().filter(|listed| {
+        listed.is_template && listed.has(TEMPLATE) && listed.has(name) && !is_known(listed.vmid)
+    });
+    for listed in strangers {
+        let channels = channels_of(image, versions).into_iter();
+        for channel in channels.filter(|channel| listed.has(channel)) {
+            screen.note(&format!(
+                "{} ({}), which this registry does not know, has the tag {channel} as well",
+                listed.vmid, listed.name
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_on_a_target_is_no_tag_that_means_something_else() {
+        for channel in ["web", "v3", "v", "imgbuild", "imgbuild-template"] {
+            assert!(refuse_reserved("lab/web", channel).is_err(), "{channel}");
+            assert!(refuse_reserved("web", channel).is_ok(), "{channel}");
+        }
+        for channel in ["stable", "vnext", "v3-rc", "webs"] {
+            assert!(refuse_reserved("lab/web", channel).is_ok(), "{channel}");
+        }
+    }
+}
