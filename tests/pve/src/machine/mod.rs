@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::storage::Volume;
 use qemu::Qemu;
 use sandbox::Sandbox;
 
@@ -94,11 +95,11 @@ impl Machine {
         self.gone.cancelled().await;
     }
 
-    /// Tells the guest that a disk is longer.
-    pub async fn resize(&self, key: &str, bytes: u64) -> Result<(), String> {
+    /// Makes a drive's volume longer, and tells the guest.
+    pub async fn resize(&self, key: &str, volume: &Volume, bytes: u64) -> Result<(), String> {
         match &self.guest {
             Guest::Qemu(qemu) => qemu.resize(key, bytes).await,
-            Guest::Sandbox(sandbox) => sandbox.resize(key, bytes),
+            Guest::Sandbox(sandbox) => sandbox.resize(volume, bytes).await,
         }
     }
 
