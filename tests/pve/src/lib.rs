@@ -67,8 +67,9 @@
 //! let server = Server::start(Setup::new().sandboxes("out/base/tiny-amd64.qcow2"));
 //! ```
 //!
-//! Guests of this server are the tiny guest's programs in namespaces of their own, under the host's kernel. `status/start` has one
-//! reachable by SSH in about a quarter of a second, for tests that start hundreds. It has the keys, the user and the name that
+//! Guests of this server are the tiny guest's programs in namespaces of their own, under the host's kernel. One costs a tenth of
+//! a second of processor time from `status/start` to its end, and is reached by SSH after a quarter of a second where there is
+//! little else to do: for tests that start hundreds. It has the keys, the user and the name that
 //! the seed in its CD-ROM drive gives it, an agent, and a new boot id at each boot. It goes down and reboots when it is told to, over
 //! the API and from within. What is another than in QEMU:
 //!
