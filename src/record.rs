@@ -1,6 +1,7 @@
 //! The build record: what went into an image and what came out, in JSON beside it.
 
 mod read;
+mod template;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -19,10 +20,11 @@ use crate::provenance::{file_name, public_origin};
 use crate::run::events::{Events, Unit};
 use crate::run::{Run, Timing};
 use crate::seal;
-use crate::source::{BaseImage, Verified};
+use crate::source::{Basis, Verified};
 use crate::store::registry::Reserved;
 use crate::text::hex;
 pub use read::{Known, read};
+pub use template::TemplateFile;
 
 /// The version of this format.
 const SCHEMA: u32 = 1;
@@ -58,6 +60,9 @@ pub struct Record {
 #[derive(Debug, Serialize)]
 struct Image {
     name: String,
+    /// The target that it is on, if it is on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
     version: u32,
     label: Option<String>,
     description: String,
@@ -81,7 +86,9 @@ struct Text {
 #[derive(Debug, Serialize)]
 struct Source {
     origin: String,
-    sha256: String,
+    /// By its algorithm.
+    #[serde(flatten)]
+    digest: BTreeMap<&'static str, String>,
     verified: Verified,
     /// The version in the registry that it is, as `image@number`; none if it is no version.
     version: Option<String>,
@@ -92,7 +99,7 @@ struct Machine {
     cpus: u32,
     memory: u64,
     firmware: crate::backend::Firmware,
-    accel: Chosen,
+    accel: &'static str,
 }
 
 /// A test that passed; a failing one ends the build without a record.
@@ -107,33 +114,59 @@ struct Tested {
 #[derive(Debug, Serialize)]
 pub struct Artifact {
     file: String,
-    format: crate::source::Format,
+    format: &'static str,
     size: u64,
     pub sha256: String,
 }
 
-/// The versions of the programs that made the image.
-#[derive(Debug, Serialize)]
+/// What made the image.
+#[derive(Debug, Clone, Serialize)]
 pub struct Tools {
     pub imgbuild: &'static str,
-    #[serde(rename = "qemu-img")]
-    pub qemu_img: String,
-    /// None if no machine was booted.
+    /// None if it is not used.
+    #[serde(rename = "qemu-img", skip_serializing_if = "Option::is_none")]
+    pub qemu_img: Option<String>,
+    /// None if no machine was booted here.
     #[serde(rename = "qemu-system")]
     pub qemu_system: Option<String>,
+    /// None if no server was asked.
+    #[serde(rename = "proxmox-ve", skip_serializing_if = "Option::is_none")]
+    pub proxmox_ve: Option<String>,
+    /// How the machine's processor is made.
+    #[serde(skip)]
+    pub accelerator: &'static str,
+    /// The format of the image.
+    #[serde(skip)]
+    pub format: &'static str,
 }
 
 impl Tools {
-    /// Asks the programs that were used.
-    pub async fn ask(plan: &Plan) -> Result<Self> {
+    /// Asks the programs that are used on this machine.
+    pub async fn ask(plan: &Plan, accel: Chosen) -> Result<Self> {
         Ok(Tools {
             imgbuild: env!("CARGO_PKG_VERSION"),
-            qemu_img: version("qemu-img").await?,
+            qemu_img: Some(version("qemu-img").await?),
             qemu_system: match plan.import {
                 true => None,
                 false => Some(version("qemu-system-x86_64").await?),
             },
+            proxmox_ve: None,
+            accelerator: accel.name(),
+            format: plan.output.format.name(),
         })
+    }
+
+    /// Those of a Proxmox VE server of this version.
+    pub fn of_server(version: String) -> Self {
+        Tools {
+            imgbuild: env!("CARGO_PKG_VERSION"),
+            qemu_img: None,
+            qemu_system: None,
+            proxmox_ve: Some(version),
+            // What it uses unless it is told otherwise.
+            accelerator: "kvm",
+            format: "template",
+        }
     }
 }
 
@@ -148,13 +181,15 @@ async fn version(program: &str) -> Result<String> {
 pub struct Results<'r> {
     pub version: &'r Reserved,
     pub started: Timestamp,
-    pub base: &'r BaseImage,
-    pub accel: Chosen,
+    pub base: &'r Basis,
     pub versions: BTreeMap<String, String>,
     /// What the audit of the sealed image found; none if it was neither sealed nor audited.
     pub audit: Option<seal::Report>,
+    /// Of the image's file.
     pub sha256: &'r str,
-    pub tools: Tools,
+    /// Its bytes.
+    pub size: u64,
+    pub tools: &'r Tools,
 }
 
 impl Record {
@@ -168,6 +203,7 @@ impl Record {
             schema: SCHEMA,
             image: Image {
                 name: plan.name.clone(),
+                target: plan.target.clone(),
                 version: results.version.number,
                 label: results.version.label.clone(),
                 description: external.image.description.clone(),
@@ -197,7 +233,10 @@ impl Record {
                 .collect(),
             source: Source {
                 origin: public_origin(&results.base.origin),
-                sha256: results.base.sha256.clone(),
+                digest: BTreeMap::from([(
+                    results.base.digest.algorithm.name(),
+                    results.base.digest.hex.clone(),
+                )]),
                 verified: public(&results.base.verified),
                 version: results.version.parent.clone(),
             },
@@ -205,7 +244,7 @@ impl Record {
                 cpus: plan.machine.cpus,
                 memory: plan.machine.memory,
                 firmware: plan.machine.firmware,
-                accel: results.accel,
+                accel: results.tools.accelerator,
             }),
             steps: internal.steps.clone(),
             versions: results.versions,
@@ -221,20 +260,19 @@ impl Record {
             sealed: results.audit.is_some(),
             audit: results.audit,
             timings: run.timings().clone(),
-            tools: results.tools,
+            tools: results.tools.clone(),
             artifact: Artifact {
                 file: file_name(&results.version.path),
-                format: plan.output.format,
-                size: 0,
+                format: results.tools.format,
+                size: results.size,
                 sha256: results.sha256.to_owned(),
             },
         }
     }
 
-    /// The record as it is written, with the artifact's final size in bytes.
-    pub fn to_json(mut self, size: u64) -> Result<Vec<u8>> {
-        self.artifact.size = size;
-        let mut text = serde_json::to_vec_pretty(&self).doing(|| "writing the build record")?;
+    /// The record as it is written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self).doing(|| "writing the build record")?;
         text.push(b'\n');
         Ok(text)
     }

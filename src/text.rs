@@ -4,7 +4,7 @@
 const LONGEST_LINE: usize = 8 * 1024;
 
 /// Cuts a stream of bytes into lines of printable text.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Lines {
     pending: Vec<u8>,
 }
@@ -79,6 +79,12 @@ pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Stri
         Some((likeness, candidate)) if likeness > 0.8 => format!("did you mean `{candidate}`?"),
         _ => format!("known here: {}", known.join(", ")),
     }
+}
+
+/// Whether it can be the name of a node, storage, bridge or the like on Proxmox VE: what all of them allow together.
+pub fn is_plain_name(name: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(known)
 }
 
 /// Whether `name` is a host's name of one part: lower-case letters, digits and `-`, at most 63, no `-` at the ends.

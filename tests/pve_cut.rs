@@ -81,7 +81,7 @@ fn the_next_pull_removes_what_a_killed_one_left() {
     let recipe = node.lab.path("web.toml");
     node.pull(recipe.to_str().unwrap())
         .with_code(0)
-        .saying("removed the task UPID:pve:");
+        .saying("removed the upload of imgbuild-");
     assert_eq!(node.images().len(), 1);
     assert_eq!(node.server.inventory().running, Vec::<String>::new());
     node.lab.assert_nothing_left();
@@ -111,7 +111,7 @@ fn gc_that_waits_for_a_server_is_ended_by_ctrl_c() {
         "kind": "remote", "project": project, "target": "lab",
         "leftover": {
             "place": {"endpoint": format!("{address}/"), "node": "pve", "storage": "local"},
-            "what": {"download": {"file": "imgbuild-0a0a0a0a0a0a.qcow2"}},
+            "what": {"task": {"upid": "UPID:pve:00000001:00000001:00000001:download:x:a@pve!b:"}},
         },
     }});
     std::fs::write(build.join("journal.jsonl"), format!("{left}\n")).unwrap();
@@ -123,7 +123,7 @@ fn gc_that_waits_for_a_server_is_ended_by_ctrl_c() {
     signal(&child, "INT");
     end(child).with_code(130);
     drop(connection);
-    assert!(lab.is_journaled("download"), "it is still known");
+    assert!(lab.is_journaled("upid"), "it is still known");
 }
 
 #[test]
@@ -139,6 +139,25 @@ fn without_the_login_gc_names_what_remains_and_keeps_it_in_mind() {
         .saying("UPID:pve:");
     assert!(!node.server.inventory().running.is_empty());
     node.imgbuild(&["gc"]).with_code(0);
+    node.assert_nothing_left();
+}
+
+#[test]
+fn a_journal_that_cannot_be_read_is_named_and_others_are_reaped_all_the_same() {
+    let (node, mut child) = hanging("pve gc, damaged journal", DOWNLOAD);
+    child.kill().unwrap();
+    end(child).with_code(137);
+    node.lab.until_dead();
+    let damaged = node.lab.home().join("state/builds/20260101-000000-0000");
+    std::fs::create_dir_all(&damaged).unwrap();
+    std::fs::write(damaged.join("journal.jsonl"), "{}\n{}\n").unwrap();
+    node.imgbuild(&["gc"])
+        .with_code(1)
+        .saying("removed the task UPID:pve:")
+        .saying("reading the journal")
+        .saying("these remain: what build 20260101-000000-0000 has left");
+    assert_eq!(node.server.inventory().running, Vec::<String>::new());
+    std::fs::remove_dir_all(&damaged).unwrap();
     node.assert_nothing_left();
 }
 
@@ -193,20 +212,92 @@ fn an_upload_that_is_cut_in_the_middle_leaves_nothing() {
 }
 
 #[test]
-fn gc_removes_half_an_image_and_leaves_a_whole_one() {
-    for (cut, stays) in [(512, false), (0, true)] {
-        let (node, child, disk) = sending(&format!("pve gc, {cut} bytes less"));
-        signal(&child, "KILL");
-        end(child).with_code(137);
-        node.lab.until_dead();
-        until_dropped(&node);
-        node.put(&disk.file, &disk.bytes[..disk.bytes.len() - cut]);
-        node.imgbuild(&["gc"]).with_code(0);
-        match stays {
-            true => node.assert_only(&disk.file, disk.size()),
-            false => node.assert_nothing_left(),
+fn a_task_whose_name_a_killed_pull_was_not_told_ends_by_itself_with_a_whole_image() {
+    for path in [DOWNLOAD, UPLOAD] {
+        for signalled in ["INT", "KILL"] {
+            let node = Node::start(&format!("pve {signalled}, untold {path}"), Setup::new());
+            let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
+            let web = disk.served();
+            node.server
+                .inject(Fault::on("POST", path).with(What::TaskUntold));
+            let recipe = match path == DOWNLOAD {
+                true => recipe_by_url(&node.lab, &web, &disk.sha256),
+                false => recipe_by_file(&node.lab, "disk.qcow2"),
+            };
+            let child = start(&node, &recipe);
+            until("the task never ran", || {
+                !node.server.inventory().running.is_empty()
+            });
+            signal(&child, signalled);
+            end(child);
+            node.lab.until_dead();
+            node.imgbuild(&["gc"]).with_code(0);
+            let running = node.server.inventory().running;
+            assert_eq!(running.len(), 1, "another build may wait for it");
+            node.server.relent();
+            until("it never ended", || {
+                node.server.inventory().running.is_empty()
+            });
+            node.assert_only(&disk.file, disk.size());
         }
     }
+}
+
+#[test]
+fn a_copying_that_was_killed_itself_leaves_half_an_image_that_is_removed() {
+    let node = Node::start("pve half an image", Setup::new());
+    Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    node.server
+        .inject(Fault::on("POST", UPLOAD).with(What::TaskKilled));
+    node.pull(&recipe_by_file(&node.lab, "disk.qcow2"))
+        .with_code(1)
+        .saying("failed: unexpected status");
+    assert_eq!(node.calls("DELETE", ".qcow2"), 1);
+    node.assert_nothing_left();
+}
+
+#[test]
+fn what_another_build_has_brought_meanwhile_is_left_to_it() {
+    let (node, mut child) = hanging("pve gc, another's image", UPLOAD);
+    child.kill().unwrap();
+    end(child).with_code(137);
+    node.lab.until_dead();
+    let disk = Disk::of(&node.lab.path("disk.qcow2"));
+    let other = &disk.bytes[..disk.bytes.len() - 512];
+    node.put(&disk.file, other);
+    node.imgbuild(&["gc"]).with_code(0);
+    node.assert_only(&disk.file, disk.size() - 512);
+}
+
+#[test]
+fn what_another_build_is_bringing_is_not_taken_from_it() {
+    let (node, mut child) = hanging("pve gc, another brings it", UPLOAD);
+    let disk = Disk::of(&node.lab.path("disk.qcow2"));
+    let other = Lab::new("pve another build");
+    for file in ["imgbuild.toml", "disk.qcow2", "web.toml"] {
+        other.write(file, std::fs::read(node.lab.path(file)).unwrap());
+    }
+    node.server
+        .inject(Fault::on("POST", UPLOAD).with(What::TaskHangs));
+    let recipe = other.path("web.toml");
+    let mut command = node.command(&["image", "pull", "--target", "lab"]);
+    let command = command.arg(recipe).current_dir(other.path("."));
+    let command = command.env("IMGBUILD_HOME", other.home());
+    let bringing = command.stderr(Stdio::piped()).stdout(Stdio::piped());
+    let bringing = bringing.spawn().unwrap();
+    until("the other upload never came", || other.is_journaled("upid"));
+    child.kill().unwrap();
+    end(child).with_code(137);
+    node.lab.until_dead();
+    node.imgbuild(&["gc"]).with_code(0);
+    assert_eq!(node.server.inventory().running.len(), 2);
+    node.server.relent();
+    end(bringing).with_code(0);
+    until("a task runs for ever", || {
+        node.server.inventory().running.is_empty()
+    });
+    node.assert_only(&disk.file, disk.size());
+    other.assert_nothing_left();
 }
 
 /// All that can go wrong with a call, but for what needs a VM.

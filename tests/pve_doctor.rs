@@ -80,14 +80,23 @@ fn each_missing_privilege_is_named_with_the_command_that_grants_it() {
             ended.stdout
         );
     }
-    let others: Vec<_> = BUILDER
-        .iter()
-        .copied()
-        .filter(|other| *other != "Sys.AccessNetwork")
-        .collect();
-    let setup = Setup::new().revoke(TOKEN).grant("/", TOKEN, &others);
-    let node = whole("pve without Sys.AccessNetwork", setup);
-    node.imgbuild(&DOCTOR).with_code(0).printing_part("note");
+}
+
+#[test]
+fn what_works_without_a_privilege_is_told_as_a_note() {
+    for privilege in ["Sys.AccessNetwork", "VM.Console"] {
+        let others: Vec<_> = BUILDER
+            .iter()
+            .copied()
+            .filter(|other| *other != privilege)
+            .collect();
+        let setup = Setup::new().revoke(TOKEN).grant("/", TOKEN, &others);
+        let node = whole(&format!("pve without {privilege}"), setup);
+        let ended = node.imgbuild(&DOCTOR).with_code(0);
+        let command = format!("--append 1 --privs {privilege} && pveum acl modify");
+        let told = |line: &str| line.starts_with("note") && line.contains(&command);
+        assert!(ended.stdout.lines().any(told), "{}", ended.stdout);
+    }
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 mod lab;
 
+use std::os::unix::fs::PermissionsExt;
+
+use lab::Ended;
 use lab::node::{Disk, Node, VARIABLE, recipe_by_file, recipe_by_url};
 use pve_lab::{Fault, SECRET, Setup, TOKEN, What};
 
@@ -305,6 +308,32 @@ fn a_password_gives_a_ticket_that_is_renewed_when_it_has_expired() {
 }
 
 #[test]
+fn our_tools_do_not_get_the_login_and_the_command_that_fetches_it_gets_all() {
+    let node = Node::start("pve environment", Setup::new());
+    Disk::make(&node.lab, "disk.vmdk", "vmdk");
+    let tool = "#!/bin/sh\nenv >> \"$0.env\"\nPATH=${PATH#*:} exec qemu-img \"$@\"\n";
+    let tool = node.lab.write("bin/qemu-img", tool);
+    let executable = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(&tool, executable).unwrap();
+    let text = std::fs::read_to_string(node.lab.path("imgbuild.toml")).unwrap();
+    let recipe = recipe_by_file(&node.lab, "disk.vmdk");
+    let by_env = format!("{{ env = \"{VARIABLE}\" }}");
+    let by_command = "{ command = 'echo \"$PROXMOX_VE_API_TOKEN\"' }";
+    for token in [by_env.as_str(), by_command] {
+        node.lab
+            .write("imgbuild.toml", text.replace(&by_env, token));
+        let mut command = node.command(&["image", "pull", "--target", "lab", &recipe]);
+        let path = std::env::var("PATH").unwrap();
+        command
+            .env("PATH", format!("{}:{path}", node.lab.path("bin").display()))
+            .env("PROXMOX_VE_API_TOKEN", format!("{TOKEN}={SECRET}"));
+        Ended::from(command.output().unwrap()).with_code(0);
+        let had = std::fs::read_to_string(node.lab.path("bin/qemu-img.env")).unwrap();
+        assert!(had.contains("PATH=") && !had.contains(SECRET), "{had}");
+    }
+}
+
+#[test]
 fn no_secret_is_in_any_output_or_file() {
     let node = Node::start("pve secrets", Setup::new());
     let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
@@ -321,6 +350,18 @@ fn no_secret_is_in_any_output_or_file() {
     }
     node.imgbuild(&["doctor", "--target", "lab", "-vv"])
         .not_saying(SECRET);
+    let echo = What::Error {
+        reason: format!("what is {SECRET}?"),
+    };
+    node.server
+        .inject(Fault::on("GET", "/nodes/*/query-url-metadata").with(echo));
+    let recipe = recipe_by_url(&node.lab, &disk.served(), &disk.sha256);
+    node.imgbuild(&["image", "rm", "--target", "lab", &disk.sha256])
+        .with_code(0);
+    node.pull(&recipe)
+        .not_saying(SECRET)
+        .saying("what is ********?");
+    node.put(&disk.file, &disk.bytes);
     node.assert_only(&disk.file, disk.size());
     let found = std::process::Command::new("grep")
         .args(["-rqF", SECRET])

@@ -2,11 +2,16 @@
 
 mod lab;
 
+use std::process::Stdio;
+use std::time::Duration;
+
 use lab::node::{Disk, Node, recipe_by_file};
 use lab::{Ended, Image};
 use pve_lab::{Fault, Setup, What};
 
 const AGENT: &str = "/nodes/*/qemu/*/agent/*";
+
+const CONSOLE: &str = "/nodes/*/qemu/*/vncwebsocket";
 
 fn boot(node: &Node, recipe: &str) -> Ended {
     node.imgbuild(&["doctor", "--target", "lab", "--boot", recipe])
@@ -89,6 +94,103 @@ fn a_guest_in_a_sandbox_is_one_like_others() {
     boot(&node, recipe.to_str().unwrap())
         .with_code(0)
         .printing_part(&format!("SSH answers at {address}"));
+    assert_no_machine(&node);
+}
+
+#[test]
+fn a_guest_without_either_is_found_by_its_console_though_that_breaks_off() {
+    let node = Node::whole("pve boot by console", Setup::new(), "9000-9000");
+    let silent = Fault::on("*", AGENT).always().with(What::AgentSilent);
+    node.server.inject(silent);
+    let refused = What::Error {
+        reason: "no luck".into(),
+    };
+    node.server.inject(Fault::on("GET", CONSOLE).with(refused));
+    let cut = Fault::on("GET", CONSOLE).nth(2).with(What::CutAnswer);
+    node.server.inject(cut);
+    let recipe = tiny(&node, "[ssh]\nport = 2222\ntimeout = \"5m\"\n");
+    let at = format!("SSH answers at {}", node.server.address(9000));
+    boot(&node, &recipe).with_code(0).printing_part(&at);
+    assert!(node.calls("GET", "/vncwebsocket") >= 3);
+    assert_no_machine(&node);
+}
+
+#[test]
+fn a_cloud_image_without_an_agent_tells_where_it_is_by_cloud_init() {
+    let node = Node::whole("pve boot by cloud-init", Setup::new(), "9000-9000");
+    let silent = Fault::on("*", AGENT).always().with(What::AgentSilent);
+    node.server.inject(silent);
+    let rest = "[ssh]\nport = 2222\ntimeout = \"10m\"\n";
+    let recipe = node.lab.recipe("debian", Image::Debian, rest);
+    let at = format!("SSH answers at {}", node.server.address(9000));
+    boot(&node, recipe.to_str().unwrap())
+        .with_code(0)
+        .printing_part(&at);
+    assert_no_machine(&node);
+}
+
+#[test]
+fn a_boot_that_fails_shows_the_end_of_the_console() {
+    let node = Node::whole("pve boot that fails", Setup::new(), "9000-9000");
+    let silent = Fault::on("*", AGENT).always().with(What::AgentSilent);
+    node.server.inject(silent);
+    // Nothing listens there, so it never gets in.
+    let recipe = tiny(&node, "[ssh]\nport = 2223\ntimeout = \"30m\"\n");
+    let arguments = ["doctor", "--target", "lab", "--boot", recipe.as_str()];
+    let mut command = node.command(&arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let booting = command.spawn().unwrap();
+    let console = node.server.folder().join("run/9000/serial0");
+    let is_up = || {
+        let said = std::fs::read(&console).unwrap_or_default();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        // What was said before has been read since.
+        let after = said.split("tiny: sshd is up").nth(1);
+        after.is_some_and(|after| after.matches("imgbuild-address").count() > 3)
+    };
+    while !is_up() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    node.stop_vm(9000);
+    let ended = Ended::from(booting.wait_with_output().unwrap()).with_code(1);
+    for said in [
+        "it does not run any more",
+        "last lines of the serial console",
+        "tiny: sshd is up",
+    ] {
+        assert!(ended.stderr.contains(said), "{said}:\n{}", ended.stderr);
+    }
+    assert!(
+        !ended.stderr.contains("imgbuild-address"),
+        "{}",
+        ended.stderr
+    );
+    assert_no_machine(&node);
+}
+
+#[test]
+fn where_nobody_may_tell_the_address_it_is_said_at_once() {
+    let node = Node::whole("pve boot unseen", Setup::new(), "9000-9000");
+    let forbidden = |call: Fault, privilege: &str| {
+        node.server.inject(call.always().with(What::Forbidden {
+            path: "/vms/9000".into(),
+            privilege: privilege.into(),
+        }));
+    };
+    forbidden(Fault::on("*", AGENT), "VM.Monitor");
+    let unknown = Fault::on("GET", CONSOLE).times(3);
+    node.server.inject(unknown.with(What::NoConsoleForTokens));
+    let recipe = tiny(&node, "[ssh]\nport = 2222\ntimeout = \"30m\"\n");
+    boot(&node, &recipe)
+        .with_code(1)
+        .saying("the guest agent must not be asked")
+        .saying("its console cannot be read (its terminal does not take the server's own ticket)")
+        .saying("API tokens may read consoles from qemu-server 8.4.7 and 9.1.7 on");
+    forbidden(Fault::on("POST", "/nodes/*/qemu/*/termproxy"), "VM.Console");
+    boot(&node, &recipe)
+        .with_code(1)
+        .saying("the privilege VM.Console on /vms/9000 is missing")
+        .saying("--append 1 --privs VM.Console");
     assert_no_machine(&node);
 }
 

@@ -198,6 +198,22 @@ fn a_task_that_never_ends_is_aborted() {
     }
 }
 
+#[test]
+fn a_seed_s_copying_of_which_a_killed_boot_was_not_told_is_aborted() {
+    let place = Place::prepare("pve boot, seed untold", 1);
+    let upload = Fault::on("POST", "/nodes/*/storage/*/upload");
+    place.node.server.inject(upload.with(What::TaskUntold));
+    let mut child = place.start();
+    let running = || place.node.server.inventory().running;
+    until("the task never ran", || !running().is_empty());
+    child.kill().unwrap();
+    end(child).with_code(137);
+    place.node.lab.until_dead();
+    place.node.imgbuild(&["gc"]).with_code(0);
+    assert_eq!(running(), Vec::<String>::new());
+    place.assert_nothing_left();
+}
+
 /// A pattern for calls like this one.
 fn pattern(path: &str) -> String {
     let path = path

@@ -56,11 +56,11 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
     };
     let names = |resources: Vec<String>| serde_json::Value::from(resources);
     let removed = reaped.iter().flat_map(|build| &build.removed);
-    let remaining = reaped.iter().flat_map(|build| &build.remaining);
+    let remaining = reaped.iter().flat_map(names_of_remaining);
     let mut value = json!({
         "event": "result",
         "removed": names(removed.map(ToString::to_string).collect()),
-        "remaining": names(remaining.map(|(resource, _)| resource.to_string()).collect()),
+        "remaining": names(remaining.collect()),
         "kept": names(reaped.iter().filter(|build| !build.kept.is_empty()).map(|build| build.id.clone()).collect()),
         "swept-bytes": swept,
         "logs": pruned,
@@ -157,7 +157,7 @@ async fn on_target(name: &str, dirs: &Dirs, screen: Screen) -> Result<OnTarget> 
 /// Removes what dead builds left, before something else is made.
 pub async fn reap_first(dirs: &Dirs, screen: Screen, interrupt: &Interrupt) -> Result<()> {
     let reaped = interrupt.or(reap(dirs, false)).await;
-    // One journal that cannot be read must not stop every build of the night.
+    // What cannot be removed must not stop every build of the night.
     if let Err(error) = reaped.and_then(|reaped| tell(&reaped, screen)) {
         if interrupt.is_set() {
             return Err(error);
@@ -169,7 +169,6 @@ pub async fn reap_first(dirs: &Dirs, screen: Screen, interrupt: &Interrupt) -> R
 
 /// Reports what was found; what could not be removed is an error.
 pub fn tell(reaped: &[Reaped], screen: Screen) -> Result<()> {
-    let mut remaining = vec![];
     for build in reaped {
         for resource in &build.removed {
             screen.note(&format!("removed {resource}, left by build {}", build.id));
@@ -182,12 +181,25 @@ pub fn tell(reaped: &[Reaped], screen: Screen) -> Result<()> {
         }
         for (resource, error) in &build.remaining {
             screen.note(&format!("{resource}, left by build {}: {error}", build.id));
-            remaining.push(resource.to_string());
+        }
+        if let Some(error) = &build.failed {
+            screen.error(None, error);
         }
     }
+    let remaining: Vec<_> = reaped.iter().flat_map(names_of_remaining).collect();
     match remaining.is_empty() {
         true => Ok(()),
         false => Err(Error::new("removing what dead builds left")
             .cause(format!("these remain: {}", remaining.join(", ")))),
     }
+}
+
+/// What of a dead build could not be removed, or may still be there.
+fn names_of_remaining(build: &Reaped) -> Vec<String> {
+    let known = build.remaining.iter();
+    let mut names: Vec<_> = known.map(|(resource, _)| resource.to_string()).collect();
+    if build.failed.is_some() {
+        names.push(format!("what build {} has left", build.id));
+    }
+    names
 }

@@ -46,7 +46,7 @@ pub async fn run(
 
 /// Returns whether there is anything to build.
 async fn print(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Result<bool> {
-    let mut graph = Graph::default();
+    let mut graph = Graph::on(None);
     for path in &arguments.recipes {
         graph.add(path, &arguments.selection, online).await?;
     }
@@ -93,7 +93,8 @@ async fn outlook(
     };
     let secrets = super::secrets::at_hand(plan, cx.events).await;
     let hash = KeyedHash::open(online.dirs)?;
-    let keys = pipeline::keys(plan, &base, &secrets, hash.as_ref(), true)?;
+    let of_base = pipeline::local_base(plan, &base)?;
+    let keys = pipeline::keys(plan, &of_base, &secrets, hash.as_ref(), true);
     let layers = Layers::new(online.dirs).list()?;
     // One that lies on something that is too old counts for what it was made of, not as one that can be used.
     let fresh = |layer: &Layer| {

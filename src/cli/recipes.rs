@@ -162,9 +162,19 @@ pub struct Node {
 #[derive(Debug, Default)]
 pub struct Graph {
     pub nodes: Vec<Node>,
+    /// The target that all of it is built on; none for this machine.
+    target: Option<String>,
 }
 
 impl Graph {
+    /// For builds on this target, or on this machine.
+    pub fn on(target: Option<&str>) -> Self {
+        Graph {
+            nodes: vec![],
+            target: target.map(str::to_owned),
+        }
+    }
+
     /// Adds the builds of a recipe, and those that they are built on.
     pub async fn add(
         &mut self,
@@ -208,7 +218,10 @@ impl Graph {
             }
         };
         let parent = after.map(|at| self.nodes[at].plan.output.path.clone());
-        let plan = Plan::new(recipe, &Facts::gather(recipe, parent)?);
+        let plan = Plan::new(
+            recipe,
+            &Facts::gather(recipe, parent, self.target.as_deref())?,
+        );
         // Two recipes on one base, or a base that is named too: it is built once.
         let same = |node: &Node| node.path == path && node.plan.output.path == plan.output.path;
         if let Some(at) = self.nodes.iter().position(same) {

@@ -9,7 +9,8 @@ use clap::{Args, ValueEnum};
 use tokio::sync::{Semaphore, watch};
 
 use super::recipes::{Graph, Node, Online, Selection};
-use super::{Global, gc, several};
+use super::{Global, gc, several, target};
+use crate::backend::proxmox::Proxmox;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{self, Caching, Failure};
 use crate::plan::{Action, Plan};
@@ -46,6 +47,9 @@ pub struct Arguments {
     /// Neither use nor make layers
     #[arg(long)]
     no_cache: bool,
+    /// Build on this target of imgbuild.toml instead of this machine
+    #[arg(long, value_name = "NAME")]
+    target: Option<String>,
     #[command(flatten)]
     selection: Selection,
 }
@@ -70,6 +74,8 @@ struct Shared<'s> {
     observer: Arc<dyn Observer>,
     interrupt: &'s Interrupt,
     signing: Signing,
+    /// Where it is built; on this machine if nowhere else.
+    server: Option<Proxmox>,
 }
 
 pub async fn run(
@@ -88,6 +94,10 @@ pub async fn run(
     let observer = ui::observer(global.format(), global.verbose > 0);
     let online = Online::new("run", &dirs, &arguments.selection, global);
     let graph = interrupt.or(graph(&arguments, &online, screen)).await?;
+    let server = match &arguments.target {
+        Some(name) => Some(interrupt.or(target::connect(name)).await?),
+        None => None,
+    };
     refuse_shared_outputs(&graph.nodes)?;
     refuse_breakpoints(&graph.nodes, &arguments)?;
     refuse_unknown_step(&graph.nodes, &arguments)?;
@@ -103,6 +113,7 @@ pub async fn run(
         interrupt,
         signing: Signing::from_env(&dirs),
         arguments: &arguments,
+        server,
     };
     let mut errors = build_all(&graph.nodes, &shared).await;
     match errors.len() {
@@ -114,7 +125,7 @@ pub async fn run(
 
 /// Reads all recipes before anything is built, so that a fault in the last is not found after an hour.
 async fn graph(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Result<Graph> {
-    let mut graph = Graph::default();
+    let mut graph = Graph::on(arguments.target.as_deref());
     let mut errors = vec![];
     for path in &arguments.recipes {
         if let Err(error) = graph.add(path, &arguments.selection, online).await {
@@ -280,6 +291,7 @@ async fn attempt(
         secrets: &secrets,
         breakpoints: !shared.arguments.skip_breakpoints,
         keep_machines: shared.arguments.on_error != OnError::Cleanup,
+        server: shared.server.as_ref(),
     };
     pipeline::build(plan, &options, run).await
 }

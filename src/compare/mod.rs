@@ -68,9 +68,9 @@ pub fn records(old: &Known, new: &Known) -> Records {
             Some(version) => version.clone(),
             None => known.source.origin.clone(),
         },
-        sha256: known.source.sha256.clone(),
+        sha256: known.source.digest().to_owned(),
     };
-    let other_base = old.source.sha256 != new.source.sha256;
+    let other_base = old.source.digest() != new.source.digest();
     Records {
         base: other_base.then(|| (base(old), base(new))),
         vars: Changes::between(&vars(old), &vars(new)),

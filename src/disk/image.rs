@@ -1,4 +1,4 @@
-//! Image files: raw, and qcow2 with what lies beneath it.
+//! What a disk is made of: an image file, raw or qcow2 with what lies beneath it, or something elsewhere.
 
 use std::fs::File;
 use std::io;
@@ -9,16 +9,18 @@ use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 
 use super::qcow2::Qcow2;
+use super::remote::Remote;
 use crate::source::Format;
 
 /// How many images may lie beneath an overlay. imgbuild puts one on a base image that stands alone; more than this is
 /// a ring of them.
 pub(super) const MAX_DEPTH: usize = 400;
 
-/// An opened image file.
+/// An opened image.
 pub(super) enum Image {
     Raw { file: File, len: u64 },
     Qcow2(Qcow2),
+    Remote(Remote),
 }
 
 /// What is known of a piece of a disk without reading it.
@@ -48,6 +50,7 @@ impl Image {
         match self {
             Image::Raw { len, .. } => *len,
             Image::Qcow2(image) => image.len(),
+            Image::Remote(remote) => remote.len(),
         }
     }
 
@@ -56,6 +59,7 @@ impl Image {
         match self {
             Image::Raw { file, .. } => file.read_exact_at(buf, offset),
             Image::Qcow2(image) => image.read_at(offset, buf),
+            Image::Remote(remote) => remote.read_at(offset, buf),
         }
     }
 
@@ -69,6 +73,11 @@ impl Image {
         let found = match self {
             Image::Raw { file, .. } => holes(file, offset)?,
             Image::Qcow2(image) => image.extent(offset)?,
+            // Nobody can tell without reading.
+            Image::Remote(_) => Extent {
+                zero: false,
+                len: left,
+            },
         };
         let len = found.len.min(left);
         Ok(Extent { len, ..found })

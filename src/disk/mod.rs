@@ -5,8 +5,10 @@ mod apart;
 mod ext;
 mod free;
 mod image;
+mod origin;
 mod partitions;
 mod qcow2;
+mod remote;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,13 +21,15 @@ pub use apart::read_apart;
 pub use ext::Superblock;
 pub use free::{Free, Left, free_blocks};
 use image::{Extent, Image};
+pub use origin::Origin;
 pub use partitions::{Content, Part, content, partitions};
 pub use qcow2::backing_file;
+pub use remote::{CHUNK, Fetch, Remote};
 
 use crate::error::{Error, Result};
 use crate::source::Format;
 
-/// A disk image opened for reading. Clones share it.
+/// A disk opened for reading. Clones share it.
 #[derive(Clone)]
 pub struct Disk(Arc<Inner>);
 
@@ -45,6 +49,12 @@ impl Disk {
     pub fn open_overlay(path: &Path, deadline: Instant) -> Result<Disk> {
         let image = Image::open(path, Format::Qcow2, image::MAX_DEPTH);
         Disk::opened(path, image, deadline)
+    }
+
+    /// A disk whose bytes are fetched. Nothing is yet.
+    fn remote(remote: Remote, deadline: Instant) -> Disk {
+        let image = Image::Remote(remote);
+        Disk(Arc::new(Inner { image, deadline }))
     }
 
     fn opened(path: &Path, image: io::Result<Image>, deadline: Instant) -> Result<Disk> {

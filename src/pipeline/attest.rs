@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::workbench::Workbench;
+use super::bench::Bench;
 use crate::error::{Context, Error, Result};
 use crate::provenance::bundle::Bundle;
 use crate::provenance::dsse::{Envelope, PAYLOAD_TYPE, pae};
 use crate::provenance::sbom::{self, Inventory, cyclonedx, spdx};
 use crate::provenance::statement::*;
 use crate::provenance::{Files, Release, digests, file_name};
-use crate::record::{self, Record, Results, Tools};
+pub use crate::record::Tools;
+use crate::record::{self, Record, Results};
 use crate::text::span;
 use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 
@@ -19,7 +20,7 @@ use jiff::{RoundMode, Timestamp, TimestampRound, Unit};
 pub(super) type Beside = Vec<(PathBuf, Vec<u8>)>;
 
 /// The script that writes into the guest what it is made of.
-pub(super) fn release(bench: &Workbench<'_>, definition: &BuildDefinition) -> Result<String> {
+pub(super) fn release(bench: &Bench<'_>, definition: &BuildDefinition) -> Result<String> {
     let recipe = bench.plan.texts.first();
     Release {
         name: &bench.plan.name,
@@ -33,12 +34,14 @@ pub(super) fn release(bench: &Workbench<'_>, definition: &BuildDefinition) -> Re
     .script()
 }
 
-/// Writes and signs everything that stands beside the image: the record, the lists of packages, the statement.
+/// Writes and signs everything that stands beside the image: the record, the lists of packages, the statement. `disk` is the
+/// image's name and the sha256 of its disk, where the file is not that itself.
 pub(super) async fn attest(
-    bench: &Workbench<'_>,
+    bench: &Bench<'_>,
     definition: BuildDefinition,
     mut results: Results<'_>,
     inventory: &Inventory,
+    disk: Option<(String, String)>,
 ) -> Result<Beside> {
     let public = bench.public();
     for said in results.versions.values_mut() {
@@ -49,7 +52,7 @@ pub(super) async fn attest(
     let file = file_name(bench.final_path());
     let subject = sbom::Subject {
         name: &plan.name,
-        sha256: results.sha256,
+        sha256: disk.as_ref().map_or(results.sha256, |(_, sha256)| sha256),
         created: sbom::created(inventory, source_date_epoch()),
     };
     let cyclonedx = cyclonedx::document(&subject, inventory)?;
@@ -60,11 +63,11 @@ pub(super) async fn attest(
     }
 
     let image_sha256 = results.sha256.to_owned();
-    let version = versions(&results.tools);
+    let version = versions(results.tools);
     let mut byproducts = outcomes(&results, &definition);
     let record_path = record::path(bench.final_path());
     let record = Record::new(plan, run, &definition, results);
-    let record = record.to_json(bench.unfinished_size()?)?;
+    let record = record.to_json()?;
     let unread = inventory.unread.clone();
     byproducts.push(Byproduct {
         annotations: (!unread.is_empty()).then_some(Outcome::Unread(unread)),
@@ -90,7 +93,7 @@ pub(super) async fn attest(
         build_definition: definition,
         run_details: details,
     };
-    let statement = Statement::new(&file, &image_sha256, predicate).to_json()?;
+    let statement = Statement::new(&file, &image_sha256, disk, predicate).to_json()?;
     let signature = sign(bench, &pae(PAYLOAD_TYPE, &statement)).await?;
     let envelope = Envelope::new(&statement, bench.signer.public(), &signature);
     let bundle = Bundle::new(envelope.clone());
@@ -108,7 +111,7 @@ pub(super) async fn attest(
 const AWAY: Duration = Duration::from_secs(600);
 
 /// Has a message signed. By now all work was done; it is not thrown away while somebody can still help.
-async fn sign(bench: &Workbench<'_>, message: &[u8]) -> Result<Vec<u8>> {
+async fn sign(bench: &Bench<'_>, message: &[u8]) -> Result<Vec<u8>> {
     let warn = |why: &Error| {
         let wait = span(AWAY.as_secs_f64());
         let text =
@@ -141,14 +144,17 @@ fn time(time: Timestamp) -> Result<String> {
 }
 
 fn versions(tools: &Tools) -> BTreeMap<String, String> {
-    let mut versions = BTreeMap::from([
-        ("imgbuild".to_owned(), tools.imgbuild.to_owned()),
-        ("qemu-img".to_owned(), tools.qemu_img.clone()),
-    ]);
-    if let Some(version) = &tools.qemu_system {
-        versions.insert("qemu-system".into(), version.clone());
-    }
-    versions
+    let own = ("imgbuild".to_owned(), tools.imgbuild.to_owned());
+    let others = [
+        ("qemu-img", &tools.qemu_img),
+        ("qemu-system", &tools.qemu_system),
+        ("proxmox-ve", &tools.proxmox_ve),
+    ];
+    let others = others.into_iter().filter_map(|(name, version)| {
+        let version = version.clone()?;
+        Some((name.to_owned(), version))
+    });
+    [own].into_iter().chain(others).collect()
 }
 
 /// What the build found out about the image.

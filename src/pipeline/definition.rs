@@ -2,17 +2,22 @@
 
 use std::path::Path;
 
+use super::bench::Bench;
 use super::public::Public;
-use super::workbench::Workbench;
 use crate::plan::{Action, Role, Step};
 use crate::provenance::statement::*;
 use crate::provenance::{digests, file_name, public_url, sha256};
-use crate::record;
+use crate::record::{self, Tools};
 use crate::seed::UserData;
-use crate::source::{BaseImage, Verified};
+use crate::source::{Basis, Verified};
 
 /// What goes into an image: all of it is known before it is sealed. `steps` are the plan's, as they were done.
-pub(super) fn of(bench: &Workbench<'_>, base: &BaseImage, steps: &[Step]) -> BuildDefinition {
+pub(super) fn of(
+    bench: &Bench<'_>,
+    base: &Basis,
+    tools: &Tools,
+    steps: &[Step],
+) -> BuildDefinition {
     let (plan, public) = (bench.plan, bench.public());
     let repository = bench.repository.as_ref();
     let recipe = plan.texts.first().map_or("", |(name, _)| name);
@@ -51,13 +56,13 @@ pub(super) fn of(bench: &Workbench<'_>, base: &BaseImage, steps: &[Step]) -> Bui
                 cpus: plan.machine.cpus,
                 memory: plan.machine.memory,
                 firmware: plan.machine.firmware.name().into(),
-                accelerator: bench.accel.name().into(),
+                accelerator: tools.accelerator.into(),
             }),
             steps: of(Role::Step),
             tests: of(Role::Test),
             seal_kept: (!plan.import)
                 .then(|| plan.keep.iter().map(|item| item.name().into()).collect()),
-            format: plan.output.format.name().into(),
+            format: tools.format.into(),
         },
         resolved_dependencies: dependencies(bench, base, steps),
     }
@@ -71,7 +76,7 @@ fn done(step: &Step, public: &Public) -> Done {
     }
 }
 
-fn dependencies(bench: &Workbench<'_>, base: &BaseImage, steps: &[Step]) -> Vec<Dependency> {
+fn dependencies(bench: &Bench<'_>, base: &Basis, steps: &[Step]) -> Vec<Dependency> {
     let (plan, public) = (bench.plan, bench.public());
     let mut all = vec![base_image(base)];
     if let Some(repository) = &bench.repository {
@@ -135,7 +140,7 @@ fn dependencies(bench: &Workbench<'_>, base: &BaseImage, steps: &[Step]) -> Vec<
     all
 }
 
-fn base_image(base: &BaseImage) -> Dependency {
+fn base_image(base: &Basis) -> Dependency {
     let kind = match base.verified {
         Verified::Record { .. } | Verified::Registry { .. } => Kinds::ParentImage,
         _ => Kinds::BaseImage,
@@ -143,7 +148,7 @@ fn base_image(base: &BaseImage) -> Dependency {
     Dependency {
         name: file_name(Path::new(&base.origin)),
         uri: public_url(&base.origin),
-        digest: sha256(&base.sha256),
+        digest: Digests::from([(base.digest.algorithm.name().into(), base.digest.hex.clone())]),
         annotations: About {
             verified: Some(record::public(&base.verified)),
             ..About::new(kind)

@@ -1,22 +1,19 @@
 //! The packages of a finished image, read from its disk.
 
-use std::path::PathBuf;
-
-use crate::disk::{self, Disk};
+use crate::disk::{Disk, Origin};
 use crate::error::Result;
 use crate::plan::{Action, Plan};
 use crate::provenance::public_address;
 use crate::provenance::sbom::{Inventory, Package, Tree};
 use crate::seal::{self, Guest};
-use crate::source::Format;
 
 /// Partitions of these kinds hold no packages, or nobody can tell: boot code for instance.
 const WITHOUT_PACKAGES: &[&str] = &["swap", "unknown"];
 
-/// Lists what is in the image at `path`, and what `fetch` put there. A list that is not complete says so; that is no reason
+/// Lists what is on a disk, and what `fetch` put there. A list that is not complete says so; that is no reason
 /// to lose the image.
-pub(super) async fn inventory(path: PathBuf, format: Format, plan: &Plan) -> Inventory {
-    let read = read(path, format).await;
+pub(super) async fn inventory(disk: &Origin, plan: &Plan) -> Inventory {
+    let read = read(disk).await;
     let mut inventory = read.unwrap_or_else(|error| Inventory {
         unread: vec![error.get_cause().unwrap_or(error.get_doing()).to_owned()],
         ..Inventory::default()
@@ -34,10 +31,9 @@ pub(super) async fn inventory(path: PathBuf, format: Format, plan: &Plan) -> Inv
     inventory
 }
 
-async fn read(path: PathBuf, format: Format) -> Result<Inventory> {
-    let doing = format!("listing the packages of {}", path.display());
-    disk::read_apart("sbom", doing, move |deadline| {
-        let disk = Disk::open(&path, format, deadline)?;
+async fn read(disk: &Origin) -> Result<Inventory> {
+    let doing = format!("listing the packages of {disk}");
+    let work = |disk: Disk| {
         let (guest, unread) = seal::guest(&disk)?;
         let mut inventory = match guest {
             Some(guest) => Inventory::read(&guest),
@@ -52,8 +48,8 @@ async fn read(path: PathBuf, format: Format) -> Result<Inventory> {
         let unread = unread.map(|unread| format!("{}: {}", unread.partition, unread.kind));
         inventory.unread.extend(unread);
         Ok(inventory)
-    })
-    .await
+    };
+    disk.read("sbom", doing, work).await
 }
 
 impl Tree for Guest {

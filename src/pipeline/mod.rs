@@ -1,42 +1,41 @@
 //! The build, in order.
 
 mod attest;
-mod begin;
-mod choice;
+mod bench;
 mod definition;
-mod import;
 mod inventory;
+mod local;
+mod node;
+mod place;
 mod public;
 mod repository;
-mod stack;
 mod uploads;
 mod version;
-mod workbench;
 
-use std::cell::RefCell;
 use std::path::PathBuf;
 use std::time::Instant;
 
 use secrecy::ExposeSecret;
 
-use crate::backend::Backing;
-use crate::backend::qemu::{Machine, image, memory_key};
+use crate::backend::proxmox::Proxmox;
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Keys, Plan, Step};
+use crate::plan::{Base, Keys, Plan, Step};
 use crate::provision::{Guest, Secrets};
-use crate::record;
-use crate::run::Run;
+use crate::record::{self, TemplateFile};
+use crate::run::{Events, Run};
 use crate::seal::{self, Evidence};
 use crate::seed::{self, Identity};
 use crate::signing::Signing;
-use crate::source::{self, BaseImage, Format};
+use crate::source::{self, Basis};
 use crate::ssh::{self, Login};
-use crate::store::{self, KeyedHash, Registry, outputs};
-use begin::begin;
-use stack::{Setting, Stack};
+use crate::store::registry::Reserved;
+use crate::store::{KeyedHash, Registry, outputs};
+use bench::Bench;
+pub use local::base as local_base;
+use place::{Begun, Judged, Machine, Place, Sealing};
 use uploads::Uploads;
+use version::lacks_download;
 pub use version::up_to_date;
-use workbench::{Workbench, output_lock};
 
 /// What a build is given besides its plan.
 pub struct Options<'o> {
@@ -49,6 +48,8 @@ pub struct Options<'o> {
     pub signing: &'o Signing,
     /// Let machines live on when the build fails, for somebody to look at.
     pub keep_machines: bool,
+    /// Where it is built; on this machine if nowhere else.
+    pub server: Option<&'o Proxmox>,
 }
 
 /// What a build does with layers.
@@ -81,6 +82,9 @@ pub struct Artifact {
     pub record: PathBuf,
     /// The signed statement beside it, in clear.
     pub provenance: PathBuf,
+    /// The template that it is on a target, if that is what was built.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<TemplateFile>,
     /// It was there already, and nothing was done.
     #[serde(rename = "up-to-date")]
     pub up_to_date: bool,
@@ -96,63 +100,42 @@ pub struct Failure {
 /// Builds what the plan says.
 pub async fn build(plan: &Plan, options: &Options<'_>, run: &Run) -> Result<Artifact, Failure> {
     let mut login = None;
-    let done = phases(plan, options, run, &mut login).await;
+    let done = match options.server {
+        None => local::build(plan, options, run, &mut login).await,
+        Some(server) => node::build(server, plan, options, run, &mut login).await,
+    };
     done.map_err(|error| Failure { error, login })
 }
 
-async fn phases(
-    plan: &Plan,
+/// What a build begins with.
+enum Beginning {
+    /// There is nothing to do.
+    UpToDate(Box<Artifact>),
+    /// This version is to be made.
+    Version(Registry, Reserved),
+}
+
+/// Finds out whether there is something to do, and reserves a version for it. `is_there` tells whether an image that a build
+/// would make again is where it should be.
+async fn reserve(
+    (plan, keys): (&Plan, &Keys),
+    base: &Basis,
     options: &Options<'_>,
     run: &Run,
-    login: &mut Option<Login>,
-) -> Result<Artifact> {
-    let _output = output_lock(plan, run)?;
-    let started = jiff::Timestamp::now();
-    let base = run.phase("source", base_image(plan, options)).await?;
-    let hash = match options.secrets.is_empty() {
-        true => None,
-        false => Some(KeyedHash::open_or_create(&run.dirs)?),
-    };
-    let (secrets, stops) = (options.secrets, options.breakpoints);
-    let keys = keys(plan, &base, secrets, hash.as_ref(), stops)?;
+    is_there: impl AsyncFnOnce(&Artifact) -> Result<bool>,
+) -> Result<Beginning> {
     let mut registry = Registry::open(&run.dirs)?;
-    registry.refuse_revoked(&base.path, &base.sha256)?;
+    registry.refuse_revoked(&base.path, &base.digest.hex)?;
     if *options.caching == Caching::Use
-        && let Some(artifact) = up_to_date(plan, &keys, &run.dirs, &registry)?
+        && let Some(artifact) = up_to_date(plan, keys, &run.dirs, &registry)?
+        && is_there(&artifact).await?
     {
-        return Ok(artifact);
+        return Ok(Beginning::UpToDate(Box::new(artifact)));
     }
     // A build that fails must not leave the older image as what is wanted.
     outputs::forget(&run.dirs, &plan.output.path)?;
-    space(plan, &base, run)?;
-    let version = version::reserve(plan, &base, run, &mut registry)?;
-    let registry = RefCell::new(registry);
-    let bench = Workbench::prepare(plan, options, run, started, (registry, version)).await?;
-    let done = match plan.import {
-        true => Done {
-            artifact: import::image(&bench, &base).await?,
-            expires: None,
-            as_planned: true,
-        },
-        false => on_layers(&bench, &keys, &base, login).await?,
-    };
-    let artifact = done.artifact;
-    if let Some(key) = keys.image.filter(|_| done.as_planned) {
-        let facts = outputs::Facts {
-            key,
-            build: run.id.clone(),
-            expires: done.expires,
-            sha256: artifact.sha256.clone(),
-            size: artifact.size,
-        };
-        let built = outputs::Built::new(facts, &artifact.path, &artifact.record);
-        let remembered =
-            built.and_then(|built| outputs::remember(&run.dirs, &artifact.link, &built));
-        if let Err(error) = remembered {
-            run.events.warn(error.to_string());
-        }
-    }
-    Ok(artifact)
+    let version = version::reserve(plan, base, run, &mut registry)?;
+    Ok(Beginning::Version(registry, version))
 }
 
 /// A build that came to its end.
@@ -164,127 +147,135 @@ struct Done {
     as_planned: bool,
 }
 
-/// Builds with the layers that are there, and leaves layers behind, however it ends.
-async fn on_layers(
-    bench: &Workbench<'_>,
-    keys: &Keys,
-    base: &BaseImage,
-    login: &mut Option<Login>,
-) -> Result<Done> {
-    let (plan, run) = (bench.plan, bench.run);
-    let backing = backing(plan, base)?;
-    let mut stack = Stack::new(Setting {
-        plan,
-        run,
-        keys,
-        caching: bench.options.caching,
-        base: &base.path,
-        size: backing.size,
-        memory_key: memory_key(&plan.machine, bench.accel).await?,
-    });
-    let done = build_image(bench, &mut stack, base, &backing, login).await;
-    if interrupted(&done) {
-        return done;
+/// Remembers what an image was made of, so that it is not made again.
+fn remember(run: &Run, keys: &Keys, done: &Done) {
+    let Some(key) = keys.image.clone().filter(|_| done.as_planned) else {
+        return;
+    };
+    let artifact = &done.artifact;
+    let facts = outputs::Facts {
+        key,
+        build: run.id.clone(),
+        expires: done.expires,
+        sha256: artifact.sha256.clone(),
+        size: artifact.size,
+    };
+    let built = outputs::Built::new(facts, &artifact.path, &artifact.record);
+    let remembered = built.and_then(|built| outputs::remember(&run.dirs, &artifact.link, &built));
+    if let Err(error) = remembered {
+        run.events.warn(error.to_string());
     }
-    if let Err(error) = run.phase("layers", stack.finish()).await {
-        run.events.warn(format!("layers: {error}"));
-    }
-    done
 }
 
-async fn build_image<'b>(
-    bench: &Workbench<'b>,
-    stack: &mut Stack<'b>,
-    base: &BaseImage,
-    backing: &Backing,
+/// The build itself, wherever it is done.
+async fn build_image<'b, P: Place<'b>>(
+    place: &mut P,
+    bench: &Bench<'b>,
+    base: &Basis,
     login: &mut Option<Login>,
 ) -> Result<Done> {
     let (plan, run) = (bench.plan, bench.run);
-    let begun = begin(bench, stack, backing, login).await?;
-    let (mut machine, mut guest, identity) = (begun.machine, begun.guest, begun.identity);
+    let mut begun = place.begin(login).await?;
     let mut uploads = Uploads::default();
-    let left = (begun.steps, &mut uploads);
-    let provisioned = provision(plan, run, left, &mut machine, &mut guest, stack).await;
-    let finished = (provisioned, &mut uploads);
-    finish(plan, run, &mut machine, &mut guest, finished).await?;
+    let provisioned = provision(place, bench, &mut uploads, &mut begun, login).await;
+    finish(bench, &mut begun, (provisioned, &mut uploads)).await?;
     uploads.look_at_tests(plan)?;
     let steps = uploads.steps(plan);
-    let definition = definition::of(bench, base, &steps);
-    let (sealing, evidence) = sealing(plan, &identity)?;
-    let seal = seal_step(&attest::release(bench, &definition)?, &sealing);
+    let tools = run.phase("tools", place.tools()).await?;
+    let definition = definition::of(bench, base, &tools, &steps);
+    let sealing = sealing(plan, &begun.identity)?;
+    let seal = seal_step(&attest::release(bench, &definition)?, &sealing.plan);
+    let Begun {
+        mut machine,
+        mut guest,
+        ..
+    } = begun;
     run.phase("seal", machine.during(guest.apply(&seal)))
         .await?;
     let versions = std::mem::take(&mut guest.recorded);
     drop(guest);
-    let disk = run.phase("power off", bench.power_off(machine)).await?;
+    let sealed = place.seal_off(machine).await?;
     *login = None;
-    run.phase("zero free blocks", bench.zero_free_blocks(&disk))
-        .await?;
-
-    let image = run.guard(bench.unfinished_image())?;
-    let flatten = image::flatten((&disk, Format::Qcow2), &image, bench.target, run);
-    run.phase("convert", flatten).await?;
-    base.still_there()?;
-    // The image is only read from here on, so its digest is taken beside what decides whether it is good.
-    let digest = run.phase(
-        "digest",
-        record::digest(bench.unfinished_path(), &run.events),
-    );
-    let judge = async {
-        let audit = bench.audit(&sealing, &evidence);
-        let audit = run.phase("audit", audit);
-        let list = inventory::inventory(bench.unfinished_path(), bench.target.format, plan);
-        let inventory = run.phase("sbom", async { Ok(list.await) });
-        let (audit, inventory) = futures_util::future::try_join(audit, inventory).await?;
-        bench.test(backing.size, &mut uploads, login).await?;
-        Ok((audit, inventory))
-    };
-    let ((audit, inventory), sha256) = futures_util::future::try_join(judge, digest).await?;
-
+    let tested = test(place, bench, &sealed, &mut uploads, login);
+    let judged = place.judge(&sealed, &sealing, tested).await?;
+    let Judged {
+        audit,
+        inventory,
+        made,
+        disk,
+    } = judged;
     let results = record::Results {
         version: &bench.version,
         started: bench.started,
         base,
-        accel: bench.accel,
         versions,
         audit: Some(audit),
-        sha256: &sha256,
-        tools: run.phase("tools", record::Tools::ask(plan)).await?,
+        sha256: &made.sha256,
+        size: made.size,
+        tools: &tools,
     };
-    let sign = attest::attest(bench, definition, results, &inventory);
+    let sign = attest::attest(bench, definition, results, &inventory, disk);
     let beside = run.phase("sign", sign).await?;
-    let publish = async { bench.publish(image, sha256, beside) };
+    let publish = place.publish(sealed, &made, beside);
     let artifact = run.phase("publish", publish).await?;
     Ok(Done {
         artifact,
-        expires: stack.expires,
+        expires: place.expires(),
         as_planned: uploads.as_planned(),
     })
 }
 
 type SshGuest<'g> = Guest<'g, ssh::SshSession>;
 
-/// Does the steps that are left after the first `done`.
-async fn provision(
-    plan: &Plan,
-    run: &Run,
-    (done, uploads): (usize, &mut Uploads),
-    machine: &mut Machine,
-    guest: &mut SshGuest<'_>,
-    stack: &mut Stack<'_>,
+/// Does the steps that are left.
+async fn provision<'b, P: Place<'b>>(
+    place: &mut P,
+    bench: &Bench<'b>,
+    uploads: &mut Uploads,
+    begun: &mut Begun<'b, P::Machine>,
+    login: &mut Option<Login>,
 ) -> Result<()> {
-    for (at, step) in plan.steps.iter().enumerate().skip(done) {
+    let (plan, run) = (bench.plan, bench.run);
+    for (at, step) in plan.steps.iter().enumerate().skip(begun.steps) {
         let began = Instant::now();
         let content = uploads.before(at, step)?;
-        run.phase(&step.name, machine.during(guest.apply(step)))
-            .await?;
+        let work = begun.machine.during(begun.guest.apply(step));
+        run.phase(&step.name, work).await?;
         if !uploads.after(at, step, content)? {
-            stack.not_as_planned(step)?;
+            place.not_as_planned(step)?;
         }
-        let keep = stack.keep(at + 1, began.elapsed(), machine, guest);
+        let keep = place.keep(at + 1, began.elapsed(), begun, login);
         run.unless_interrupted(keep).await?;
     }
     Ok(())
+}
+
+/// Runs the tests in a clone of the sealed image.
+async fn test<'b, P: Place<'b>>(
+    place: &P,
+    bench: &Bench<'b>,
+    sealed: &P::Sealed,
+    uploads: &mut Uploads,
+    login: &mut Option<Login>,
+) -> Result<()> {
+    let (plan, run) = (bench.plan, bench.run);
+    if plan.tests.is_empty() {
+        return Ok(());
+    }
+    let (mut machine, mut guest) = place.boot_clone(sealed, login).await?;
+    for (at, test) in plan.all_steps().enumerate() {
+        if test.role == crate::plan::Role::Step {
+            continue;
+        }
+        let phase = format!("test {}", test.name);
+        let content = uploads.before(at, test)?;
+        let tested = machine.during(guest.apply(test));
+        run.phase(&phase, tested).await?;
+        uploads.after(at, test, content)?;
+    }
+    *login = None;
+    drop(guest);
+    place.destroy(machine).await
 }
 
 fn interrupted<T>(result: &Result<T>) -> bool {
@@ -295,31 +286,37 @@ fn interrupted<T>(result: &Result<T>) -> bool {
 /// What the build depends on, step by step. Without a key for them, or without their values, secrets are not known.
 pub fn keys(
     plan: &Plan,
-    base: &BaseImage,
+    base: &Base,
     secrets: &Secrets,
     hash: Option<&KeyedHash>,
     breakpoints: bool,
-) -> Result<Keys> {
+) -> Keys {
     let secret = |name: &str| {
         let value = secrets.get(name)?;
         Some(hash?.of(name, value.expose_secret()))
     };
-    let base = crate::plan::Base {
-        sha256: base.sha256.clone(),
-        disk: backing(plan, base)?.size,
+    Keys::new(plan, base, secret, breakpoints)
+}
+
+/// The keys of a build that has its secrets.
+fn own_keys(plan: &Plan, base: &Base, options: &Options<'_>, run: &Run) -> Result<Keys> {
+    let hash = match options.secrets.is_empty() {
+        true => None,
+        false => Some(KeyedHash::open_or_create(&run.dirs)?),
     };
-    Ok(Keys::new(plan, &base, secret, breakpoints))
+    let (secrets, stops) = (options.secrets, options.breakpoints);
+    Ok(keys(plan, base, secrets, hash.as_ref(), stops))
 }
 
 /// Does the steps that come last whatever happens, but for an interruption: then the machine is about to go. What failed
 /// first is what is told; what fails after that is a warning.
-async fn finish(
-    plan: &Plan,
-    run: &Run,
-    machine: &mut Machine,
-    guest: &mut SshGuest<'_>,
+async fn finish<M: Machine>(
+    bench: &Bench<'_>,
+    begun: &mut Begun<'_, M>,
     (mut so_far, uploads): (Result<()>, &mut Uploads),
 ) -> Result<()> {
+    let (plan, run) = (bench.plan, bench.run);
+    let (machine, guest) = (&mut begun.machine, &mut begun.guest);
     if so_far.is_err() {
         if interrupted(&so_far) || plan.finally.is_empty() {
             return so_far;
@@ -347,53 +344,6 @@ async fn finish(
     so_far
 }
 
-async fn base_image(plan: &Plan, options: &Options<'_>) -> Result<BaseImage> {
-    let resolved = source::resolve(&plan.source, options.source).await?;
-    source::fetch(&resolved, options.source).await
-}
-
-fn backing(plan: &Plan, base: &BaseImage) -> Result<Backing> {
-    let size = match &plan.disk {
-        None => base.virtual_size,
-        Some((size, _)) if *size >= base.virtual_size => *size,
-        Some((size, span)) => {
-            let (size, least) = (
-                indicatif::BinaryBytes(*size),
-                indicatif::BinaryBytes(base.virtual_size),
-            );
-            return Err(Error::new("making the machine's disk")
-                .kind(Kind::Usage)
-                .cause(format!(
-                    "the base image needs {least}, the recipe asks for {size}"
-                ))
-                .hint("a disk can grow, not shrink: raise `[machine] disk` or leave it out")
-                .faults(plan.fault(span, "smaller than the base image")));
-        }
-    };
-    Ok(Backing {
-        path: base.path.clone(),
-        format: base.format,
-        size,
-    })
-}
-
-/// How much a build usually adds to its base, at least; what it really needs nobody knows before.
-const GROWTH: u64 = 1 << 30;
-
-/// Refuses to begin what will most likely fill the disk.
-fn space(plan: &Plan, base: &BaseImage, run: &Run) -> Result<()> {
-    let work = (run.dirs.work(), GROWTH);
-    let output = (
-        plan.output
-            .path
-            .parent()
-            .unwrap_or(&plan.output.path)
-            .to_owned(),
-        base.allocated + GROWTH / 2,
-    );
-    store::space::require(&[work, output])
-}
-
 /// What is done in the guest last, in one go: it is told which image it is, and made nobody's.
 fn seal_step(release: &str, sealing: &seal::Plan) -> Step {
     let seal = seal::script(sealing);
@@ -404,7 +354,7 @@ fn seal_step(release: &str, sealing: &seal::Plan) -> Step {
 }
 
 /// What sealing removes, and what must not be found afterwards.
-fn sealing(plan: &Plan, identity: &Identity) -> Result<(seal::Plan, Evidence)> {
+fn sealing(plan: &Plan, identity: &Identity) -> Result<Sealing> {
     let body = |key: &ssh_key::PrivateKey| {
         let line = key.public_key().to_openssh();
         let line = line.doing(|| "writing an SSH key")?;
@@ -420,5 +370,30 @@ fn sealing(plan: &Plan, identity: &Identity) -> Result<(seal::Plan, Evidence)> {
         host_key: body(&identity.host_key)?,
         instance_id: identity.instance_id.clone(),
     };
-    Ok((sealing, evidence))
+    Ok(Sealing {
+        plan: sealing,
+        evidence,
+    })
+}
+
+/// An image that holds something of its build, or that nobody could look into, is not shipped.
+fn judged(report: seal::Report, events: &Events) -> Result<seal::Report> {
+    for unread in &report.unread {
+        let (what, place) = (&unread.kind, &unread.partition);
+        events.warn(format!("the audit could not look into {place} ({what})"));
+    }
+    let error = Error::new("auditing the sealed image");
+    if report.root.is_none() {
+        return Err(error
+            .cause("it has no root file system that can be read offline")
+            .hint("ext2, ext3 and ext4 can be; see the warnings above for what was found"));
+    }
+    if report.findings.is_empty() {
+        return Ok(report);
+    }
+    let findings: Vec<String> = report.findings.iter().map(ToString::to_string).collect();
+    Err(error
+        .cause("it still holds what should be gone")
+        .detail("what was found", findings.join("\n"))
+        .hint("what is meant to stay goes into `[seal] keep`"))
 }

@@ -107,7 +107,7 @@ mod tests {
         let overrides = Overrides::default();
         let recipes = recipe::parse("x.toml", &text, folder, &overrides, &NoWeb);
         let recipes = recipes.now_or_never().unwrap().unwrap();
-        let facts = Facts::gather(&recipes[0], None).unwrap();
+        let facts = Facts::gather(&recipes[0], None, None).unwrap();
         Plan::new(&recipes[0], &facts)
     }
 

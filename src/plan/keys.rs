@@ -21,7 +21,8 @@ const PROVENANCE: u32 = 2;
 
 /// What the plan alone does not know.
 pub struct Base {
-    pub sha256: String,
+    /// The base image's digest.
+    pub digest: String,
     /// Bytes of the machine's disk.
     pub disk: u64,
 }
@@ -174,7 +175,7 @@ fn root(plan: &Plan, base: &Base) -> Inputs {
                 "imgbuild",
                 format!("{} {VERSION}", env!("CARGO_PKG_VERSION")),
             ),
-            ("base image", base.sha256.clone()),
+            ("base image", base.digest.clone()),
             ("disk", base.disk.to_string()),
             ("cpus", machine.cpus.to_string()),
             ("memory", machine.memory.to_string()),
@@ -183,6 +184,9 @@ fn root(plan: &Plan, base: &Base) -> Inputs {
         ]
         .map(|(name, value)| (name.to_owned(), value)),
     );
+    if plan.target.is_some() {
+        inputs.extend(plan.proxmox.inputs());
+    }
     let mut add = |name: &str, text: Option<String>| {
         if let Some(text) = text {
             inputs.insert(name.to_owned(), short(&text));
@@ -219,12 +223,15 @@ fn image(plan: &Plan, last: &Key, secret: &impl Fn(&str) -> Option<String>) -> O
         .map(|step| format!("{:?}", step.cache))
         .collect();
     let keep: Vec<&str> = plan.keep.iter().map(|item| item.name()).collect();
-    let facts = serde_json::json!({
+    let mut facts = serde_json::json!({
         "last": last.key, "steps": steps, "ages": ages, "keep": keep,
         "image": [&plan.name, &plan.description], "labels": plan.labels,
         "output": format!("{:?}", plan.output), "import": plan.import,
         "provenance": PROVENANCE, "signing": plan.signing_key,
     });
+    if plan.target.is_some() {
+        facts["proxmox"] = serde_json::json!(plan.proxmox);
+    }
     Some(hex(&Sha256::digest(facts.to_string())))
 }
 

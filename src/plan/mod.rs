@@ -2,6 +2,7 @@
 
 mod keys;
 mod print;
+mod proxmox;
 mod resolve;
 mod state;
 
@@ -12,12 +13,13 @@ use std::time::Duration;
 
 pub use keys::{Base, Break, Key, Keys};
 pub use print::Printed;
+pub use proxmox::Proxmox;
 use sha2::{Digest, Sha256};
 pub use state::{Known, State, states};
 
 use crate::backend::Spec;
 use crate::error::{Fault, Faults, Sources};
-use crate::recipe::{Cache, Content, Document, Recipe, Tree};
+use crate::recipe::{Cache, Content, Document, Recipe, Target, Tree};
 use crate::seal;
 use crate::secret::SecretSource;
 use crate::seed::Extra;
@@ -31,6 +33,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 #[derive(Debug)]
 pub struct Plan {
     pub name: String,
+    /// The target that it is built on; none for this machine.
+    pub target: Option<String>,
     /// What versions are called besides their numbers: for strftime.
     pub version: Option<String>,
     pub description: String,
@@ -47,6 +51,8 @@ pub struct Plan {
     /// Whether the image is taken as it is, without a machine.
     pub import: bool,
     pub machine: Spec,
+    /// What machines are besides on a Proxmox VE node, and what the template is. Means nothing elsewhere.
+    pub proxmox: Proxmox,
     /// The size of the image's disk in bytes, and where the recipe says so; the base image's own size if it does not.
     pub disk: Option<(u64, Range<usize>)>,
     pub seed: Extra,
@@ -264,6 +270,8 @@ pub struct Facts {
     pub current_folder: PathBuf,
     /// The image that `[source] recipe` stands for.
     pub parent: Option<PathBuf>,
+    /// The target that it is for; none for this machine.
+    pub target: Option<String>,
 }
 
 /// What a step uploads.
@@ -284,8 +292,20 @@ impl Uploaded {
 }
 
 impl Facts {
+    /// What kind of place it is for.
+    fn on(&self) -> Target {
+        match self.target {
+            None => Target::Qemu,
+            Some(_) => Target::Proxmox,
+        }
+    }
+
     /// Reads every file that the recipe uploads. `parent` is the image of the recipe that this one is built on.
-    pub fn gather(recipe: &Recipe, parent: Option<PathBuf>) -> crate::error::Result<Self> {
+    pub fn gather(
+        recipe: &Recipe,
+        parent: Option<PathBuf>,
+        target: Option<&str>,
+    ) -> crate::error::Result<Self> {
         use crate::error::Context;
         let steps = recipe.steps.iter().chain(&recipe.tests);
         let contents = steps.map(|step| match &step.content {
@@ -296,6 +316,7 @@ impl Facts {
             contents: contents.collect::<crate::error::Result<_>>()?,
             current_folder: std::env::current_dir().doing(|| "finding the current folder")?,
             parent,
+            target: target.map(str::to_owned),
         })
     }
 }
@@ -328,6 +349,7 @@ impl Plan {
             source: resolve::source_spec(recipe, facts),
             import: recipe.base.import,
             machine: resolve::machine(recipe),
+            proxmox: Proxmox::new(recipe),
             disk: recipe
                 .machine
                 .disk
@@ -341,12 +363,18 @@ impl Plan {
             left_out: left_out.into_iter().flatten().cloned().collect(),
             keep: resolve::keep(recipe),
             tests: tests.steps,
-            output: resolve::output(recipe, &name, &facts.current_folder),
+            output: resolve::output(recipe, &name, facts),
             signing_key: resolve::signing_key(recipe),
             secrets: resolve::secrets(recipe),
             secrets_in_memory: resolve::secrets_in_memory(recipe),
+            target: facts.target.clone(),
             name,
         }
+    }
+
+    /// What the registry calls the image.
+    pub fn registered(&self) -> String {
+        crate::store::registry::name(&self.name, self.target.as_deref())
     }
 
     /// Everything that is done in the build's machine and the test's.
@@ -380,12 +408,17 @@ pub(super) mod tests {
     use std::path::Path;
 
     pub(super) fn plan(text: &str) -> Plan {
+        plan_on(Target::Qemu, text)
+    }
+
+    pub(super) fn plan_on(on: Target, text: &str) -> Plan {
         let whole = format!("[image]\nname = 'x'\n[source]\nfile = 'base.qcow2'\n{text}");
         let overrides = Overrides::default();
         let recipes = recipe::parse("x.toml", &whole, Path::new("/recipes"), &overrides, &NoWeb);
         let recipes = recipes.now_or_never().unwrap().unwrap();
         let facts = Facts {
             current_folder: "/here".into(),
+            target: (on == Target::Proxmox).then(|| "lab".to_owned()),
             ..Facts::default()
         };
         Plan::new(&recipes[0], &facts)

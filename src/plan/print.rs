@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Compression, Plan, State, Step};
+use super::{Action, Compression, Plan, Proxmox, State, Step};
 use crate::recipe::Cache;
 use crate::secret::SecretSource;
 use crate::source::{Resolved, Spec};
@@ -30,6 +30,9 @@ pub struct Printed {
     pub source: Source,
     /// None for an image that is imported as it is.
     pub machine: Option<Machine>,
+    /// None for a build on this machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxmox: Option<Proxmox>,
     /// What becomes of the boot; none if the base image is not on this machine, or nothing is booted.
     pub boot: Option<State>,
     pub steps: Vec<PrintedStep>,
@@ -163,6 +166,7 @@ impl Printed {
                 user: plan.user.clone(),
                 boot_timeout: plan.boot_timeout.as_secs_f64(),
             }),
+            proxmox: (plan.target.is_some()).then(|| plan.proxmox.clone()),
             boot,
             steps,
             finally: plan.finally.iter().map(PrintedStep::new).collect(),
@@ -228,6 +232,10 @@ impl Printed {
             None => "none: imported as it is, not sealed, audited or tested".into(),
         };
         line("machine", &machine);
+        if let Some(proxmox) = &self.proxmox {
+            line("", &proxmox.machines());
+            line("template", &proxmox.template());
+        }
         match &self.boot {
             Some(state) => line("boot", &told(state)),
             None if self.machine.is_none() => {}

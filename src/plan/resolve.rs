@@ -10,6 +10,7 @@ use super::{
 };
 use crate::backend::{Accel, Firmware, Spec};
 use crate::recipe::{self, Cache, Content, Loaded, Recipe, Spanned};
+use crate::record::TemplateFile;
 use crate::seal;
 use crate::secret::SecretSource;
 use crate::seed::{Extra, UserData};
@@ -139,7 +140,7 @@ pub(super) fn keep(recipe: &Recipe) -> BTreeSet<seal::Item> {
         .collect()
 }
 
-pub(super) fn output(recipe: &Recipe, name: &str, current_folder: &Path) -> Output {
+pub(super) fn output(recipe: &Recipe, name: &str, facts: &Facts) -> Output {
     let format = match recipe.output.format {
         recipe::OutputFormat::Qcow2 => source::Format::Qcow2,
         recipe::OutputFormat::Raw => source::Format::Raw,
@@ -148,8 +149,15 @@ pub(super) fn output(recipe: &Recipe, name: &str, current_folder: &Path) -> Outp
         Some(path) => PathBuf::from(path.get_ref()),
         None => Path::new("out").join(format!("{name}.{}", format.name())),
     };
+    let path = facts.current_folder.join(path);
     Output {
-        path: current_folder.join(path),
+        // Only what is said of a template is here, so that the name is the image's whatever its file would be called.
+        path: match &facts.target {
+            None => path,
+            Some(target) => path
+                .with_file_name(target)
+                .join(format!("{name}.{}", TemplateFile::EXTENSION)),
+        },
         format,
         compression: match (format, recipe.output.compression.as_ref()) {
             (source::Format::Raw, _) => Compression::None,
@@ -213,7 +221,7 @@ pub(super) fn steps(
         let content = contents.get(index).unwrap_or(&nothing);
         let step = plan_step(recipe, role, index + 1, loaded, content, facts);
         let only_on = loaded.step.only_on.as_ref().map(Spanned::get_ref);
-        if only_on.is_some_and(|targets| !targets.contains(&recipe::Target::Qemu)) {
+        if only_on.is_some_and(|targets| !targets.contains(&facts.on())) {
             sorted.elsewhere.push(step.name);
         } else if loaded.step.finally {
             sorted.finally.push(step);

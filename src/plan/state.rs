@@ -135,7 +135,7 @@ mod tests {
 
     fn keys(plan: &Plan) -> Keys {
         let base = Base {
-            sha256: "b".repeat(64),
+            digest: "b".repeat(64),
             disk: 1,
         };
         Keys::new(plan, &base, |_| None, true)

@@ -4,7 +4,7 @@
 //! - it runs in a process group of its own, so that a terminal's Ctrl-C reaches imgbuild only, and the group is killed
 //!   when the future is dropped;
 //! - unless told otherwise it dies with imgbuild, even by SIGKILL;
-//! - it does not get the passphrase of the key that signs.
+//! - it does not get the passphrase of the key that signs, and only the user's own programs get variables with other secrets.
 
 mod process;
 #[cfg(test)]
@@ -36,6 +36,7 @@ pub struct Program {
     name: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    is_users: bool,
     without: &'static [&'static str],
     folder: Option<PathBuf>,
     stdin: Option<Vec<u8>>,
@@ -44,17 +45,26 @@ pub struct Program {
 }
 
 impl Program {
-    /// A program found on `PATH` or by path.
+    /// A program that imgbuild needs, found on `PATH` or by path.
     pub fn new(name: impl Into<OsString>) -> Self {
         Program {
             name: name.into(),
             args: vec![],
             env: vec![],
+            is_users: false,
             without: &[],
             folder: None,
             stdin: None,
             inherit: vec![],
             outlives_us: false,
+        }
+    }
+
+    /// What a user has written to be run here. It gets the environment that the user has: a script may need a login as well.
+    pub fn of_user(name: impl Into<OsString>) -> Self {
+        Program {
+            is_users: true,
+            ..Program::new(name)
         }
     }
 
@@ -234,6 +244,9 @@ impl Program {
     }
 
     fn keeps_back(&self, name: &OsStr) -> bool {
+        if !self.is_users && crate::secret::is_in(name) {
+            return true;
+        }
         let name = name.as_encoded_bytes();
         let mut without = self.without.iter();
         name == OURS.as_bytes() || without.any(|prefix| name.starts_with(prefix.as_bytes()))

@@ -124,6 +124,15 @@ fn a_passphrase_and_what_it_shall_not_have_are_kept_from_a_program() {
 }
 
 #[test]
+fn logins_are_kept_from_our_tools_and_not_from_a_user_s_programs() {
+    let keeps_back = |program: &Program| program.keeps_back(OsStr::new("PROXMOX_VE_API_TOKEN"));
+    assert!(keeps_back(&Program::new("qemu-img")));
+    let users = Program::of_user("sh");
+    assert!(!keeps_back(&users));
+    assert!(users.keeps_back(OsStr::new("IMGBUILD_SIGNING_PASSPHRASE")));
+}
+
+#[test]
 fn words_are_quoted_only_where_needed() {
     assert_eq!(quote("a-b_c=1,d:/x"), "a-b_c=1,d:/x");
     assert_eq!(quote("it's"), r"'it'\''s'");

@@ -4,6 +4,7 @@ use super::types::{Secret, Target};
 use crate::backend::proxmox;
 use crate::error::Fault;
 use crate::recipe::Spanned;
+use crate::text::is_plain_name;
 
 pub fn target(target: &Target, faults: &mut Vec<Fault>) {
     if let Some(endpoint) = &target.endpoint
@@ -27,7 +28,7 @@ pub fn target(target: &Target, faults: &mut Vec<Fault>) {
     let more = [&storages.images, &storages.iso, &target.bridge];
     let more = more.into_iter().filter_map(Option::as_ref);
     for name in names.into_iter().flatten().chain(more) {
-        if !is_name(name.get_ref()) {
+        if !is_plain_name(name.get_ref()) {
             let message = format!("`{}` cannot be a name on Proxmox VE", name.get_ref());
             faults.push(Fault::new(name.span(), message).hint("letters, digits, `.`, `-` and `_`"));
         }
@@ -62,10 +63,4 @@ fn one_origin(secret: &Spanned<Secret>, faults: &mut Vec<Fault>) {
         let message = "a secret needs exactly one of `env`, `file` and `command`";
         faults.push(Fault::new(secret.span(), message));
     }
-}
-
-/// Whether it can be the name of a node, storage or bridge: what all of them allow together.
-fn is_name(name: &str) -> bool {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(known)
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use secrecy::SecretString;
 
 use super::{FILE, Login, Value};
+use crate::secret::LOGINS;
 
 /// Where the endpoint may be, in the order in which they are looked at.
 pub const ENDPOINTS: [&str; 3] = ["PROXMOX_VE_ENDPOINT", "PROXMOX_URL", "PM_API_URL"];
@@ -41,7 +42,7 @@ pub struct Found {
 impl Environment {
     /// Those of this process.
     pub fn of_process() -> Self {
-        let ours = |name: &String| name.starts_with("PROXMOX_") || name.starts_with("PM_");
+        let ours = |name: &String| LOGINS.iter().any(|login| name.starts_with(login));
         let all = std::env::vars_os();
         let texts = all.filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))

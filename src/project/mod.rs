@@ -195,6 +195,7 @@ impl Project {
                     .vmid_range
                     .as_ref()
                     .map(|range| range.get_ref().clone()),
+                layers: target.layers.unwrap_or(proxmox::LAYERS),
             },
             endpoint_from: endpoint.from,
             login,

@@ -44,6 +44,8 @@ pub struct Target {
     /// The ids that machines get: `9000-9099`.
     #[serde(default, deserialize_with = "vmids")]
     pub vmid_range: Option<Spanned<RangeInclusive<u32>>>,
+    /// How many layers there may be on the node; 10 if not given.
+    pub layers: Option<u32>,
 }
 
 /// The kinds of targets.

@@ -30,8 +30,8 @@ pub struct Statement {
     #[serde(rename = "_type")]
     #[schemars(extend("const" = TYPE))]
     pub kind: String,
-    /// The image.
-    #[schemars(length(equal = 1))]
+    /// The image's file. For a template on a server, whose file only says where it is, its disk as well.
+    #[schemars(length(min = 1, max = 2))]
     pub subject: Vec<Subject>,
     #[serde(rename = "predicateType")]
     #[schemars(extend("const" = PREDICATE_TYPE))]
@@ -43,9 +43,9 @@ pub struct Statement {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Subject {
-    /// Its file's name.
+    /// Its file's name; for a disk on a server, the template's.
     pub name: String,
-    /// `sha256` of the file.
+    /// `sha256` of the file, or of the disk's content as a guest sees it.
     #[schemars(extend("minProperties" = 1))]
     pub digest: Digests,
 }
@@ -291,13 +291,21 @@ pub struct Audit {
 
 impl Statement {
     /// A statement about one image.
-    pub fn new(name: &str, sha256: &str, predicate: Predicate) -> Self {
+    pub fn new(
+        name: &str,
+        sha256: &str,
+        disk: Option<(String, String)>,
+        predicate: Predicate,
+    ) -> Self {
+        let file = (name.to_owned(), sha256.to_owned());
+        let subjects = [file].into_iter().chain(disk);
+        let subjects = subjects.map(|(name, sha256)| Subject {
+            name,
+            digest: super::sha256(&sha256),
+        });
         Statement {
             kind: TYPE.into(),
-            subject: vec![Subject {
-                name: name.into(),
-                digest: super::sha256(sha256),
-            }],
+            subject: subjects.collect(),
             predicate_type: PREDICATE_TYPE.into(),
             predicate,
         }

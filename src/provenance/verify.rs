@@ -149,8 +149,9 @@ impl Signed {
     /// The image itself: its content, and its name.
     fn subject(&self, beside: &Beside<'_>) -> Check {
         let subjects = self.statement.subject.as_slice();
-        let [subject] = subjects else {
-            let told = format!("it is about {} files instead of one", subjects.len());
+        // The file comes first. A second one is a disk on a server, which its file names.
+        let ([subject] | [subject, _]) = subjects else {
+            let told = format!("it is about {} things instead of one", subjects.len());
             return Check::new("subject", false, told);
         };
         let expected = subject.digest.get("sha256").map_or("", String::as_str);

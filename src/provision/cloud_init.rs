@@ -3,10 +3,9 @@
 use serde_json::Value;
 
 use super::Guest;
-use super::shell::as_root;
 use crate::error::{Error, Kind, Result};
 use crate::seed::{BUILDER_UID, LATE_STAGES_SKIPPED};
-use crate::ssh::{Session, capture};
+use crate::ssh::{Session, as_root, capture};
 
 /// Waits until cloud-init has written its result (cloud-init's documentation, "boot status": result.json appears when
 /// it is done).

@@ -10,12 +10,11 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 
-use super::shell::as_root;
 use super::{Attempt, Guest};
 use crate::error::{Context, Result};
 use crate::plan::Step;
 use crate::run::Resource;
-use crate::ssh::{Ended, Exec, Session, Stdin, capture};
+use crate::ssh::{Ended, Exec, Session, Stdin, as_root, capture};
 use crate::store;
 
 /// Packs one file or folder; a link to a file stands for the file. tar's own messages would be in the middle of the

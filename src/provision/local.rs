@@ -17,7 +17,9 @@ pub(super) async fn local<S>(
     folder: &Path,
 ) -> Result<Attempt> {
     let script = String::from_utf8_lossy(script).into_owned();
-    let mut program = Program::new("sh").args(["-euc", &script]).folder(folder);
+    let mut program = Program::of_user("sh")
+        .args(["-euc", &script])
+        .folder(folder);
     for (name, value) in &step.env {
         program = program.env(name, value);
     }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use super::shell::as_root;
 use super::{Attempt, Guest};
 use crate::error::{Error, Result};
 use crate::plan::Step;
-use crate::ssh::{Ended, Session, capture};
+use crate::ssh::{Ended, Session, as_root, capture};
 
 /// How long the old system may keep our connection before we look ourselves: a machine that is reset does not say
 /// goodbye to those it talks to.

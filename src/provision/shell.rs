@@ -9,7 +9,7 @@ use super::{Attempt, Guest};
 use crate::error::{Context, Error, Result};
 use crate::plan::Step;
 use crate::proc::quote;
-use crate::ssh::{Ended, Exec, Session, Stdin, capture};
+use crate::ssh::{Ended, Exec, Session, Stdin, as_root, capture};
 use crate::text::Lines;
 
 /// Takes the script and its environment as a tar archive on stdin into a folder in /run (memory), runs it in a control
@@ -115,16 +115,6 @@ pub(super) async fn run<S: Session>(
             Ok(Attempt::TimedOut(last))
         }
     }
-}
-
-/// A command line that runs `script` as root with these arguments.
-pub(super) fn as_root(script: &str, args: &[&str]) -> String {
-    let words: Vec<String> = [script, "imgbuild"]
-        .iter()
-        .chain(args)
-        .map(|w| quote(w))
-        .collect();
-    format!("sudo -n sh -c {}", words.join(" "))
 }
 
 /// The connection that the step runs on is in the middle of something and useless; a new one is sane.

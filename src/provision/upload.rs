@@ -9,12 +9,11 @@ use flate2::write::GzEncoder;
 use tokio::sync::mpsc;
 
 use super::output::Pieces;
-use super::shell::as_root;
 use super::{Attempt, Guest};
 use crate::error::{Error, Result};
 use crate::plan::Step;
 use crate::recipe::{Entry, EntryKind, Tree};
-use crate::ssh::{Ended, Exec, Session, Stdin, capture};
+use crate::ssh::{Ended, Exec, Session, Stdin, as_root, capture};
 
 /// Unpacks into a folder. What is there stays as it is, where tar can do that (busybox cannot): a symlink to a folder,
 /// such as /lib, is followed and not replaced; a folder keeps its mode and owner.

@@ -4,9 +4,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Guest;
-use super::shell::as_root;
 use crate::error::{Context, Error, Result};
-use crate::ssh::{Exec, Session, Stdin};
+use crate::ssh::{Exec, Session, Stdin, as_root};
 
 /// Forgets that the package lists were new (see packages.rs). Sets the clock to `$1`, mixes stdin into the kernel's random pool, and has the generator take a new key from it at
 /// once: by itself it does so only after minutes, and a new VM generation id does nothing where the kernel has no driver for

@@ -60,6 +60,7 @@ pub struct Recipe {
     pub tests: Vec<Loaded>,
     pub output: Output,
     pub signing: Signing,
+    pub target: Targets,
     /// The files that `[cloud-init]` names.
     pub texts: files::Texts,
     /// The names of steps and tests whose condition is false.
@@ -182,12 +183,13 @@ async fn one(
 
     let image = tables.required::<Image>("image", "[image] with `name = \"…\"`", faults);
     let base = tables.required::<Base>("source", "[source]", faults);
-    let machine = tables.optional("machine", faults);
+    let machine = tables.optional::<Machine>("machine", faults);
     let cloud_init = tables.optional::<CloudInit>("cloud-init", faults);
     let ssh = tables.optional("ssh", faults);
     let seal = tables.optional("seal", faults);
     let output = tables.optional("output", faults);
     let signing = tables.optional("signing", faults);
+    let target = tables.optional::<Targets>("target", faults);
     let secrets = tables.optional::<BTreeMap<_, _>>("secrets", faults);
 
     let mut reader = steps::Reader::new(web, folder, texts, sources, faults);
@@ -213,6 +215,13 @@ async fn one(
     check::each(&output, check::output, faults);
     check::each(&signing, check::signing, faults);
     check::each(&secrets, check::secrets, faults);
+    if let Some(target) = &target {
+        let beside = check::target::Beside {
+            image: image.as_ref(),
+            machine: machine.as_ref(),
+        };
+        check::target::proxmox(&target.proxmox, &beside, faults);
+    }
     for steps in [&steps, &tests].into_iter().flatten() {
         check::step::list(sources, secrets.as_ref(), steps, faults);
     }
@@ -234,6 +243,7 @@ async fn one(
         seal: seal?,
         output: output?,
         signing: signing?,
+        target: target?,
         secrets: secrets?,
         steps: steps?,
         tests: tests?,
@@ -302,6 +312,7 @@ const TABLES: &[&str] = &[
     "test",
     "output",
     "signing",
+    "target",
 ];
 
 /// Those that mean nothing where no machine is booted.

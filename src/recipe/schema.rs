@@ -41,6 +41,10 @@ pub(super) mod pattern {
     pub const CPUS: &str = r"^ *[0-9]+ *(cpus?)? *$|\{[{%]";
     /// Permission bits.
     pub const MODE: &str = r"^[0-7]{1,5}$|\{[{%]";
+    /// Where a machine is looked for: a word, or what an IP address is made of.
+    pub const ADDRESS: &str = r"^(auto|agent|console|[0-9A-Fa-f:.]+)$|\{[{%]";
+    /// A tag of Proxmox VE.
+    pub const TAG: &str = r"^[a-z0-9_][a-z0-9_+.-]*$|\{[{%]";
     /// A template.
     pub const TEMPLATE: &str = r"\{[{%]";
 }
@@ -90,6 +94,7 @@ struct Recipe {
     test: Option<Vec<Step>>,
     output: Option<Output>,
     signing: Option<Signing>,
+    target: Option<Targets>,
 }
 
 /// The tables of a bundle.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -33,6 +34,16 @@ pub enum Cache {
     Forever,
     Never,
     For(Duration),
+}
+
+/// Where a machine on a node is looked for. Written as `"auto"`, `"agent"`, `"console"`, or an IP address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Address {
+    #[default]
+    Auto,
+    Agent,
+    Console,
+    Static(IpAddr),
 }
 
 /// A file by path, or the content itself as a table.
@@ -110,6 +121,23 @@ impl std::str::FromStr for Mode {
     }
 }
 
+impl std::str::FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Address::Auto),
+            "agent" => Ok(Address::Agent),
+            "console" => Ok(Address::Console),
+            text => text.parse().map(Address::Static).map_err(|_| {
+                format!(
+                    "`{text}` is no IP address; write one, or \"auto\", \"agent\" or \"console\""
+                )
+            }),
+        }
+    }
+}
+
 /// Defaults are told in the recipe's own spelling.
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -133,6 +161,17 @@ impl Serialize for Timeout {
         match self.0.as_secs() {
             seconds if seconds % 60 == 0 => to.collect_str(&format_args!("{}m", seconds / 60)),
             seconds => to.collect_str(&format_args!("{seconds}s")),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Address::Auto => to.serialize_str("auto"),
+            Address::Agent => to.serialize_str("agent"),
+            Address::Console => to.serialize_str("console"),
+            Address::Static(address) => to.collect_str(address),
         }
     }
 }
@@ -169,6 +208,9 @@ has_schema! {
     Timeout, "duration", "`\"90s\"`, `\"10m\"` or `\"1h 30m\"`. A bare number is refused.": {"type": "string"},
     Mode, "permission bits", "Octal, as text: `\"0644\"`. A number is refused.": {
         "type": "string", "pattern": pattern::MODE
+    },
+    Address, "address", "`\"auto\"`, `\"agent\"`, `\"console\"`, or an IP address: `\"192.0.2.10\"`.": {
+        "type": "string", "pattern": pattern::ADDRESS
     },
     Cache, "boolean or time",
     "`true`, `false`, or how long as text: `\"1d\"`. A day has 24 hours.": {"type": ["boolean", "string"]},
@@ -230,6 +272,13 @@ impl<'de> Deserialize<'de> for Cpus {
 impl<'de> Deserialize<'de> for Timeout {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let what = "a duration such as \"90s\" or \"10m\"";
+        from.deserialize_any(Text(what, |_| None, std::marker::PhantomData))
+    }
+}
+
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let what = "\"auto\", \"agent\", \"console\" or an IP address";
         from.deserialize_any(Text(what, |_| None, std::marker::PhantomData))
     }
 }
@@ -319,12 +368,15 @@ mod tests {
     }
 
     #[test]
-    fn durations_and_cpus() {
+    fn durations_cpus_and_addresses() {
         assert_eq!("1h 30m".parse(), Ok(Timeout(Duration::from_secs(5400))));
         "-5s".parse::<Timeout>().unwrap_err();
         "5".parse::<Timeout>().unwrap_err();
         assert_eq!("0640".parse(), Ok(Mode(0o640)));
         "888".parse::<Mode>().unwrap_err();
+        let address = Address::Static([192, 0, 2, 10].into());
+        assert_eq!("192.0.2.10".parse(), Ok(address));
+        "192.0.2".parse::<Address>().unwrap_err();
         assert_eq!("2cpu".parse(), Ok(Cpus(2)));
         "two".parse::<Cpus>().unwrap_err();
     }

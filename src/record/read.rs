@@ -26,6 +26,9 @@ pub struct Known {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Image {
     pub name: String,
+    /// The target that it is on, if it is on one.
+    #[serde(default)]
+    pub target: Option<String>,
     pub version: Option<u32>,
     pub label: Option<String>,
 }
@@ -41,8 +44,28 @@ pub struct Build {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Source {
     pub origin: String,
-    pub sha256: String,
+    #[serde(default)]
+    sha256: String,
+    #[serde(default)]
+    sha512: String,
     pub version: Option<String>,
+}
+
+impl Image {
+    /// What the registry calls it.
+    pub fn registered(&self) -> String {
+        crate::store::registry::name(&self.name, self.target.as_deref())
+    }
+}
+
+impl Source {
+    /// Its digest, by whichever algorithm.
+    pub fn digest(&self) -> &str {
+        match self.sha256.is_empty() {
+            true => &self.sha512,
+            false => &self.sha256,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -53,7 +76,7 @@ pub struct Step {
 
 #[derive(Debug, Clone, Deserialize)]
 pub struct Artifact {
-    pub format: crate::source::Format,
+    pub format: String,
     pub size: u64,
     pub sha256: String,
 }

@@ -15,7 +15,7 @@ pub(super) const LOG: &str = "log.txt";
 pub(super) const LOCK: &str = "lock";
 
 /// What was found of one dead build.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Reaped {
     /// The build's id.
     pub id: String,
@@ -25,18 +25,59 @@ pub struct Reaped {
     pub remaining: Vec<(Resource, Error)>,
     /// Left on purpose and not touched.
     pub kept: Vec<Resource>,
+    /// Why it is not known what there was, or whether that is all.
+    pub failed: Option<Error>,
 }
 
-/// Removes what dead builds have left. Living builds are not touched; kept ones only when `kept_too`.
+/// Removes what dead builds have left. Living builds are not touched; kept ones only when `kept_too`. One that fails does not
+/// keep the others from being reaped.
 pub async fn reap(dirs: &Dirs, kept_too: bool) -> Result<Vec<Reaped>> {
     let mut reaped = vec![];
     for folder in folders_with_journal(&dirs.builds())? {
-        let Some(_lock) = Lock::try_acquire(&folder.join(LOCK))? else {
-            continue; // alive
+        let id = folder.file_name().unwrap_or_default().to_string_lossy();
+        let mut build = Reaped {
+            id: id.into_owned(),
+            ..Reaped::default()
         };
-        reaped.push(reap_one(&folder, kept_too).await?);
+        let _lock = match Lock::try_acquire(&folder.join(LOCK)) {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => continue, // alive
+            Err(error) => {
+                build.failed = Some(error);
+                reaped.push(build);
+                continue;
+            }
+        };
+        if let Err(error) = build.reap(&folder.join(JOURNAL), kept_too).await {
+            build.failed = Some(error);
+        }
+        reaped.push(build);
     }
     Ok(reaped)
+}
+
+impl Reaped {
+    async fn reap(&mut self, journal: &Path, kept_too: bool) -> Result<()> {
+        let remains = Journal::read(journal).map_err(|error| {
+            error.hint("remove what this build left by hand, then delete its folder")
+        })?;
+        if remains.kept && !kept_too {
+            self.kept = remains.live;
+            return Ok(());
+        }
+        for resource in remains.live.into_iter().rev() {
+            match resource.remove().await {
+                Ok(()) => self.removed.push(resource),
+                Err(error) => self.remaining.push((resource, error)),
+            }
+        }
+        match self.remaining.is_empty() {
+            true => {
+                std::fs::remove_file(journal).doing(|| format!("removing {}", journal.display()))
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 /// Whether a build still runs.
@@ -44,37 +85,6 @@ pub fn is_alive(dirs: &Dirs, id: &str) -> Result<bool> {
     let lock = dirs.builds().join(id).join(LOCK);
     // A lock that cannot be had is one that somebody holds, or one that is gone with the build's folder.
     Ok(Lock::try_acquire_existing(&lock)?.is_none() && lock.exists())
-}
-
-async fn reap_one(folder: &Path, kept_too: bool) -> Result<Reaped> {
-    let journal = folder.join(JOURNAL);
-    let remains = Journal::read(&journal).map_err(|error| {
-        error.hint("remove what this build left by hand, then delete its folder")
-    })?;
-    let mut result = Reaped {
-        id: folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned(),
-        removed: vec![],
-        remaining: vec![],
-        kept: vec![],
-    };
-    if remains.kept && !kept_too {
-        result.kept = remains.live;
-        return Ok(result);
-    }
-    for resource in remains.live.into_iter().rev() {
-        match resource.remove().await {
-            Ok(()) => result.removed.push(resource),
-            Err(error) => result.remaining.push((resource, error)),
-        }
-    }
-    if result.remaining.is_empty() {
-        std::fs::remove_file(&journal).doing(|| format!("removing {}", journal.display()))?;
-    }
-    Ok(result)
 }
 
 /// Removes the folders, which by then hold logs only, of builds that ended well or badly before `before` and left
@@ -156,6 +166,31 @@ mod tests {
         assert_eq!((first[0].id.as_str(), first[0].removed.len()), ("dead", 1));
         assert!(!disk.exists());
         assert!(reap(&dirs, false).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_journal_that_cannot_be_read_does_not_keep_others_from_being_reaped() {
+        let home = tempfile::tempdir().unwrap();
+        let dirs = Dirs::under(home.path());
+        let (damaged, _) = build(&dirs, "a-damaged");
+        std::fs::write(damaged.join(JOURNAL), "{}\n{}\n").unwrap();
+        let disk = home.path().join("disk");
+        std::fs::write(&disk, "x").unwrap();
+        let (_, dead) = build(&dirs, "b-dead");
+        dead.add(Resource::File { path: disk.clone() }).unwrap();
+
+        let reaped = reap(&dirs, false).await.unwrap();
+        let failed = |build: &Reaped| (build.id.clone(), build.failed.is_some());
+        let found: Vec<_> = reaped.iter().map(failed).collect();
+        assert_eq!(
+            found,
+            [("a-damaged".into(), true), ("b-dead".into(), false)]
+        );
+        assert!(!disk.exists());
+        assert!(
+            damaged.join(JOURNAL).exists(),
+            "it is still to be looked at"
+        );
     }
 
     #[tokio::test]

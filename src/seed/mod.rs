@@ -1,5 +1,6 @@
 //! cloud-init's NoCloud data: what a machine is told at its first boot, and the volume that carries it.
 
+mod announce;
 mod identity;
 mod stages;
 mod userdata;
@@ -8,6 +9,7 @@ mod volume;
 use ssh_key::{LineEnding, PrivateKey};
 
 use crate::error::{Context, Result};
+pub use announce::{addresses, is_announcement};
 pub use identity::Identity;
 pub use stages::SKIPPED as LATE_STAGES_SKIPPED;
 pub use userdata::UserData;
@@ -33,8 +35,23 @@ pub enum Stages {
     Needed,
 }
 
+/// Whether the guest tells its addresses on its serial console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Announce {
+    /// With its instance id, see [`addresses`].
+    OnConsole,
+    /// It is known where the guest is, or somebody else tells.
+    Not,
+}
+
 /// The seed volume as the bytes of a disk.
-pub fn build(identity: &Identity, user: &str, extra: &Extra, run: Stages) -> Result<Vec<u8>> {
+pub fn build(
+    identity: &Identity,
+    user: &str,
+    extra: &Extra,
+    run: Stages,
+    announce: Announce,
+) -> Result<Vec<u8>> {
     let private = |key: &PrivateKey| {
         let text = key.to_openssh(LineEnding::LF);
         text.doing(|| "writing an SSH key")
@@ -61,8 +78,15 @@ pub fn build(identity: &Identity, user: &str, extra: &Extra, run: Stages) -> Res
             "ed25519_public": public(&identity.host_key)?,
         },
     });
-    if run == Stages::Needed {
-        ours["bootcmd"] = stages::bootcmd(extra);
+    let mut commands = match run {
+        Stages::Needed => stages::bootcmd(extra),
+        Stages::All => vec![],
+    };
+    if announce == Announce::OnConsole {
+        commands.push(announce::command(&identity.instance_id));
+    }
+    if !commands.is_empty() {
+        ours["bootcmd"] = commands.into();
     }
     let meta = serde_json::json!({
         "instance-id": identity.instance_id,

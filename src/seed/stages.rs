@@ -28,7 +28,7 @@ set -- cloud-config.service cloud-final.service
 ! systemctl --no-block stop \"$@\" || : >/run/cloud-init/imgbuild-skipped-late-stages";
 
 /// The commands for `bootcmd`.
-pub fn bootcmd(extra: &Extra) -> Value {
+pub fn bootcmd(extra: &Extra) -> Vec<Value> {
     let mut scripts = vec![NO_TIMERS, NO_USER_MANAGER];
     if !late_ones_needed(extra) {
         scripts.push(NO_LATE_STAGES);

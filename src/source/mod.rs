@@ -187,7 +187,32 @@ pub struct BaseImage {
     stamp: Option<Stamp>,
 }
 
+/// What is told of a base image.
+#[derive(Debug, Clone)]
+pub struct Basis {
+    /// The file on this machine; empty if there is none.
+    pub path: PathBuf,
+    /// URL or path it came from.
+    pub origin: String,
+    /// Of the image as it was published.
+    pub digest: Digest,
+    pub verified: Verified,
+}
+
 impl BaseImage {
+    /// What is told of it.
+    pub fn basis(&self) -> Basis {
+        Basis {
+            path: self.path.clone(),
+            origin: self.origin.clone(),
+            digest: Digest {
+                algorithm: Algorithm::Sha256,
+                hex: self.sha256.clone(),
+            },
+            verified: self.verified.clone(),
+        }
+    }
+
     /// Fails if a file that is used in place was changed or replaced since it was hashed: an overlay on it would then be
     /// one of another disk.
     pub fn still_there(&self) -> Result<()> {

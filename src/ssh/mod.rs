@@ -1,6 +1,7 @@
 //! The way into the guest: one SSH session with a pinned host key.
 
 mod connect;
+mod dialogue;
 mod login;
 mod session;
 
@@ -10,7 +11,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::error::Result;
+use crate::proc::quote;
 pub use connect::connect;
+pub use dialogue::Dialogue;
 pub use login::Login;
 pub use session::SshSession;
 
@@ -81,6 +84,16 @@ pub trait Session: Send {
 
     /// Drops the connection, with whatever was half-done on it, and makes a new one within `deadline`.
     fn reconnect(&mut self, deadline: Duration) -> impl Future<Output = Result<()>> + Send;
+}
+
+/// A command line that runs `script` as root with these arguments.
+pub fn as_root(script: &str, args: &[&str]) -> String {
+    let words: Vec<String> = [script, "imgbuild"]
+        .iter()
+        .chain(args)
+        .map(|w| quote(w))
+        .collect();
+    format!("sudo -n sh -c {}", words.join(" "))
 }
 
 /// Runs a command and returns its whole output; for commands of our own that say little.

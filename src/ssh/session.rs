@@ -95,7 +95,7 @@ impl SshSession {
     }
 
     /// Waits until the socket can do what libssh2 last wanted to do.
-    async fn ready(&self) {
+    pub(super) async fn ready(&self) {
         let interest = match self.session.block_directions() {
             BlockDirections::Outbound => Interest::WRITABLE,
             BlockDirections::Both => Interest::READABLE | Interest::WRITABLE,
@@ -114,11 +114,20 @@ impl SshSession {
         }
     }
 
-    async fn run(&mut self, exec: Exec<'_>) -> std::result::Result<Ended, ssh2::Error> {
+    /// Starts a command on a channel of its own, with its stderr where `stderr` says.
+    pub(super) async fn start(
+        &mut self,
+        command: &str,
+        stderr: ExtendedData,
+    ) -> std::result::Result<Channel, ssh2::Error> {
         let mut channel = self.wait(|this| this.session.channel_session()).await?;
-        self.wait(|_| channel.handle_extended_data(ExtendedData::Merge))
-            .await?;
-        self.wait(|_| channel.exec(exec.command)).await?;
+        self.wait(|_| channel.handle_extended_data(stderr)).await?;
+        self.wait(|_| channel.exec(command)).await?;
+        Ok(channel)
+    }
+
+    async fn run(&mut self, exec: Exec<'_>) -> std::result::Result<Ended, ssh2::Error> {
+        let mut channel = self.start(exec.command, ExtendedData::Merge).await?;
         self.feed(&mut channel, exec.stdin).await?;
         self.wait(|_| channel.send_eof()).await?;
         if self.read(&mut channel, exec.output).await?.is_break() {
@@ -152,7 +161,7 @@ impl SshSession {
         }
     }
 
-    async fn write(
+    pub(super) async fn write(
         &mut self,
         channel: &mut Channel,
         mut bytes: &[u8],
@@ -195,7 +204,7 @@ impl SshSession {
 }
 
 /// A channel's I/O fails for good only when the connection does.
-fn lost(error: &io::Error) -> ssh2::Error {
+pub(super) fn lost(error: &io::Error) -> ssh2::Error {
     ssh2::Error::new(ssh2::ErrorCode::Session(-1), error_text(error))
 }
 

@@ -105,8 +105,23 @@ impl Node {
         self.curl("qemu", &fields);
     }
 
+    /// Makes a template of an image that is there, past imgbuild.
+    pub fn has_template(&self, vmid: u32, volume: &str) {
+        let disk = format!("scsi0=local:0,import-from={volume}");
+        let fields = ["-d", &format!("vmid={vmid}"), "--data-urlencode", &disk];
+        self.curl("qemu", &fields);
+        self.curl(&format!("qemu/{vmid}/template"), &["-X", "POST"]);
+    }
+
+    /// Stops a VM, past imgbuild.
+    pub fn stop_vm(&self, vmid: u32) {
+        self.curl(&format!("qemu/{vmid}/status/stop"), &["-X", "POST"]);
+    }
+
     /// Calls the node, and waits until the task that this starts has ended.
     fn curl(&self, path: &str, fields: &[&str]) {
+        let running = || self.server.inventory().running.len();
+        let others = running();
         let sent = Command::new("curl")
             // A server in a hurry drops an upload that is held up for a moment.
             .args(["--retry", "5", "--retry-all-errors"])
@@ -117,7 +132,7 @@ impl Node {
             .output()
             .unwrap();
         assert!(sent.status.success(), "{sent:?}");
-        while !self.server.inventory().running.is_empty() {
+        while running() > others {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
     }

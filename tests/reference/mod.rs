@@ -23,6 +23,11 @@ const TABLES: &[(&str, &str)] = &[
     ("## `[seal]`", "Seal"),
     ("## `[output]`", "Output"),
     ("## `[signing]`", "Signing"),
+    ("## `[target]`", "Targets"),
+    ("### `[target.proxmox]`", "Proxmox"),
+    ("#### `disks`", "Disk"),
+    ("#### `networks`", "Network"),
+    ("#### `hostpci`", "HostPci"),
 ];
 
 /// The whole document.

@@ -1,5 +1,6 @@
 //! What is asked of the API: a method, a path, and parameters.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -57,7 +58,7 @@ impl fmt::Display for Path {
 pub struct Call {
     pub(super) method: Method,
     pub(super) path: Path,
-    parameters: Vec<(&'static str, String)>,
+    parameters: Vec<(Cow<'static, str>, String)>,
     /// How often it is sent at most, where that does no harm.
     pub(super) attempts: u32,
 }
@@ -97,8 +98,8 @@ impl Call {
     }
 
     /// Adds a parameter. Booleans are `1` and `0`.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.parameters.push((name, value.into()));
+    pub fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        self.parameters.push((name.into(), value.into()));
         self
     }
 

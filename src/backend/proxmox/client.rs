@@ -6,19 +6,25 @@
 use std::time::Duration;
 
 use hyper::ext::ReasonPhrase;
-use reqwest::header::{CONTENT_TYPE, HeaderMap};
-use reqwest::{Method, RequestBuilder, Response, Url};
+use reqwest::header::{
+    CONNECTION, CONTENT_TYPE, HeaderMap, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Upgraded, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::sync::Mutex;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::call::{Call, Path, encode};
 use super::credentials::{Credentials, Ticket, ticket_headers, token_headers};
 use super::error::{Failure, Refusal, Request, Why};
 use super::tls::{self, Trust};
 use crate::error::{Error, Result};
+use crate::run::Events;
 use crate::text::printable;
 
 /// How long connecting may take.
@@ -76,6 +82,11 @@ impl Client {
         self.credentials.identity()
     }
 
+    /// Masks the login in what is told from now on: a server or a user's script may say it.
+    pub fn mask(&self, events: &Events) {
+        events.mask(self.credentials.secret().expose_secret());
+    }
+
     /// The server's host and port.
     pub fn server(&self) -> String {
         let host = self.endpoint.host_str().unwrap_or_default();
@@ -131,6 +142,34 @@ impl Client {
         let response = self.send(request).await?;
         let answer = read(response).await?;
         serde_json::from_slice(&answer).map_err(|error| Why::Nonsense(error.to_string()))
+    }
+
+    /// Asks for a WebSocket, and returns what it goes over.
+    pub async fn websocket(&self, call: &Call) -> Result<Upgraded, Failure> {
+        let mut url = self.url(&call.path);
+        url.set_query(Some(&call.encoded_parameters()));
+        let key = generate_key();
+        tracing::debug!("{} {} for a WebSocket", call.method, call.path);
+        let request = || {
+            let request = self.http.request(call.method.clone(), url.clone());
+            request
+                .timeout(ANSWER)
+                .header(CONNECTION, "Upgrade")
+                .header(UPGRADE, "websocket")
+                .header(SEC_WEBSOCKET_VERSION, "13")
+                .header(SEC_WEBSOCKET_KEY, &key)
+        };
+        let upgraded = async {
+            let response = self.send(request).await?;
+            let accept = response.headers().get(SEC_WEBSOCKET_ACCEPT);
+            let expected = derive_accept_key(key.as_bytes());
+            match accept.is_some_and(|accept| *accept == expected) {
+                true => response.upgrade().await.map_err(Why::of),
+                false => Err(Why::Nonsense("it does not agree to a WebSocket".into())),
+            }
+        };
+        let upgraded = upgraded.await;
+        upgraded.map_err(|why| self.failure(&call.method, &call.path, why))
     }
 
     /// Sends a request with our login. A ticket that has expired is renewed, once: a request with it was not processed.
@@ -249,7 +288,8 @@ impl Client {
 async fn accepted(request: RequestBuilder) -> Result<Response, Why> {
     let response = request.send().await.map_err(Why::of)?;
     let status = response.status();
-    if status.is_success() {
+    // The other status is only for those who have asked for it.
+    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
     let phrase = response.extensions().get::<ReasonPhrase>();

@@ -51,6 +51,14 @@ impl Credentials {
         })
     }
 
+    /// The part that nobody may see.
+    pub fn secret(&self) -> &SecretString {
+        match self {
+            Credentials::Token { secret, .. } => secret,
+            Credentials::Password { password, .. } => password,
+        }
+    }
+
     /// Who that is: a user, or a user's token.
     pub fn identity(&self) -> &str {
         match self {

@@ -1,6 +1,7 @@
 //! What imports and machines may leave on a server, as the journal knows it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -37,26 +38,30 @@ pub struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum What {
-    /// A download that was asked for, whose task is not known yet. What it leaves under this name is whole: the server renames
-    /// it when its digest is right.
-    Download { file: String },
-    /// A task.
+    /// A task. One that downloads an image gives it its name when it is whole, so nothing else is left of it.
     Task { upid: Upid },
-    /// A file that is sent. It is copied under its name, so one of another size is half of it.
-    Upload { file: String, size: u64 },
-    /// The seed of a machine, or a part of it.
+    /// A task that copies a file that was sent, of this many bytes, to its name. The name is the image's digest, so others may
+    /// do the same.
+    Copy { upid: Upid, file: String, size: u64 },
+    /// The seed of a machine, or a part of it. Its name has the build's id, so nobody else writes it.
     Seed { file: String },
     /// A machine, if this build is the one that has made it.
     Machine { vmid: u32, build: String },
+    /// A template that this build has made, unless it is published: then there is this file.
+    Template {
+        vmid: u32,
+        build: String,
+        published: PathBuf,
+    },
 }
 
 impl Place {
     /// Where such a thing is on a target.
     fn of(what: &What, target: &Target) -> Self {
         let storage = match what {
-            What::Download { .. } | What::Task { .. } | What::Upload { .. } => Some(&target.import),
+            What::Task { .. } | What::Copy { .. } => Some(&target.import),
             What::Seed { .. } => target.iso.as_ref(),
-            What::Machine { .. } => target.images.as_ref(),
+            What::Machine { .. } | What::Template { .. } => target.images.as_ref(),
         };
         Place {
             endpoint: target.endpoint.to_string(),
@@ -107,31 +112,18 @@ impl Leftover {
     async fn try_to_remove(&self, server: &Proxmox) -> Result<()> {
         match &self.what {
             What::Task { upid } => server.abort(upid).await,
-            What::Download { file } => self.abort_downloads(file, server).await,
-            What::Upload { file, size } => {
-                let doing = || format!("removing {self}");
-                let found = server.image(file).await;
-                match found.map_err(|failure| failure.during(doing()))? {
-                    Some(image) if image.size != *size => server.remove_image(&image).await,
-                    _ => Ok(()),
-                }
-            }
+            What::Copy { upid, file, size } => server.undo_copying(upid, file, *size).await,
             What::Seed { file } => {
+                // A build that was killed may not have known its task yet.
+                server.abort_copying(file).await?;
                 let storage = &self.place.storage;
                 let volume = format!("{storage}:iso/{file}");
                 server.remove_volume(storage, "iso", &volume).await
             }
             What::Machine { vmid, build } => machine::remove(server, *vmid, build).await,
+            What::Template { published, .. } if published.exists() => Ok(()),
+            What::Template { vmid, build, .. } => machine::remove(server, *vmid, build).await,
         }
-    }
-
-    async fn abort_downloads(&self, file: &str, server: &Proxmox) -> Result<()> {
-        let tasks = server.tasks("download").await;
-        let tasks = tasks.map_err(|failure| failure.during(format!("removing {self}")))?;
-        for upid in tasks.iter().filter(|upid| upid.about() == file) {
-            server.abort(upid).await?;
-        }
-        Ok(())
     }
 }
 
@@ -139,11 +131,12 @@ impl fmt::Display for Leftover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Leftover { place, what } = self;
         match what {
-            What::Download { file } => write!(f, "the download of {file} to {place}"),
             What::Task { upid } => write!(f, "the task {upid} on {}", place.endpoint),
-            What::Upload { file, .. } => write!(f, "the upload of {file} to {place}"),
+            What::Copy { upid, file, .. } => {
+                write!(f, "the upload of {file} to {place} by the task {upid}")
+            }
             What::Seed { file } => write!(f, "the seed {file} in {place}"),
-            What::Machine { vmid, build } => write!(
+            What::Machine { vmid, build } | What::Template { vmid, build, .. } => write!(
                 f,
                 "the machine {vmid} of build {build} on {} of {}",
                 place.node, place.endpoint

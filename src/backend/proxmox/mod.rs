@@ -3,10 +3,13 @@
 mod call;
 pub mod check;
 mod client;
+mod console;
+mod copy;
 mod credentials;
 mod error;
 mod image;
 mod import;
+mod layer;
 pub mod leftover;
 pub mod machine;
 mod privilege;
@@ -21,11 +24,13 @@ use std::path::PathBuf;
 use reqwest::Url;
 
 use crate::error::Result;
+use crate::run::Events;
 use call::Path;
 use client::Client;
 pub use credentials::Credentials;
 pub use image::StoredImage;
-pub use import::{Brought, import};
+pub use import::{Brought, identify, import};
+pub use layer::{LIMIT as LAYERS, LayerTags};
 pub use tls::{Fingerprint, Trust};
 
 /// What is used of a server. Names are safe in a path.
@@ -50,7 +55,12 @@ pub struct Target {
     pub bridge: Option<String>,
     /// The ids that machines get.
     pub vmids: Option<RangeInclusive<u32>>,
+    /// How many layers there may be.
+    pub layers: u32,
 }
+
+/// What all finished templates are tagged with.
+pub const TEMPLATE: &str = "imgbuild-template";
 
 /// A target and a client for it.
 pub struct Proxmox {
@@ -65,6 +75,11 @@ impl Proxmox {
             client: Client::new(target.endpoint.clone(), &target.trust, credentials)?,
             target,
         })
+    }
+
+    /// Masks the login in what is told from now on.
+    pub fn mask_login(&self, events: &Events) {
+        self.client.mask(events);
     }
 
     /// A path below that of the target's node.

@@ -108,6 +108,15 @@ pub fn needs(target: &Target, major: u32) -> Vec<Need> {
             // An entry on `/vms` may be one that does not go on to what is below.
             ..need(format!("/vms/{}", vmids.start()), &all, "machines")
         });
+        needs.push(Need {
+            give_on: Some("/vms"),
+            optional: true,
+            ..need(
+                format!("/vms/{}", vmids.start()),
+                &["VM.Console"],
+                "reading the serial console: where a guest without agent is, and why a boot fails",
+            )
+        });
     }
     needs
 }

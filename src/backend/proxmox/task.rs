@@ -35,12 +35,6 @@ const ABORT: Duration = Duration::from_secs(30);
 /// How many lines of a failed task's log are shown.
 const SHOWN: u64 = 10;
 
-/// What is before the path in the log of an upload's task (PVE::API2::Storage::Status in pve-storage).
-const TARGET: &str = "target file: ";
-
-/// How long the node may take to compare an upload's checksum.
-const CHECKSUM: Duration = Duration::from_secs(10 * 60);
-
 /// The name of a task: `UPID:NODE:PID:PSTART:STARTTIME:TYPE:ID:USER:`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -59,6 +53,11 @@ impl Upid {
     /// What kind of task it is, such as `download`.
     pub fn kind(&self) -> &str {
         self.part(5)
+    }
+
+    /// When it began, in seconds since 1970 by its node's clock.
+    pub fn began(&self) -> i64 {
+        i64::from_str_radix(self.part(4), 16).unwrap_or_default()
     }
 
     /// What it is about; may be empty.
@@ -106,6 +105,55 @@ impl fmt::Display for Upid {
     }
 }
 
+/// A task that was begun for us.
+#[derive(Debug)]
+pub struct Begun {
+    pub upid: Upid,
+    /// The answer with its name was lost, and this one does what was asked for. It may be another build's, so nobody but that
+    /// may abort it: without one who waits for it, it ends by itself.
+    pub may_be_anothers: bool,
+}
+
+impl Begun {
+    /// The one that the server has answered with.
+    pub fn told(upid: Upid) -> Self {
+        let may_be_anothers = false;
+        Begun {
+            upid,
+            may_be_anothers,
+        }
+    }
+
+    /// One that was found.
+    pub fn found(upid: Upid) -> Self {
+        let may_be_anothers = true;
+        Begun {
+            upid,
+            may_be_anothers,
+        }
+    }
+}
+
+/// A task in a list.
+pub struct Listed {
+    pub upid: Upid,
+    /// When it ended, in seconds since 1970 by its node's clock; `None` while it runs.
+    pub ended: Option<i64>,
+    exit: String,
+}
+
+impl Listed {
+    /// Whether it has done what it was for.
+    pub fn ended_well(&self) -> bool {
+        self.ended.is_some() && is_good(&self.exit)
+    }
+}
+
+/// A task that ends with warnings has done what it was for.
+fn is_good(exit: &str) -> bool {
+    exit == "OK" || exit.starts_with("WARNINGS:")
+}
+
 /// How a task ended that did not end well.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TaskFailure {
@@ -122,14 +170,13 @@ struct Status {
 }
 
 impl Status {
-    /// How it ended; `None` while it runs. A task that ends with warnings has done what it was for.
+    /// How it ended; `None` while it runs.
     fn ended(&self) -> Option<Result<(), &str>> {
         if self.status != "stopped" {
             return None;
         }
         Some(match self.exitstatus.as_deref() {
-            Some("OK") => Ok(()),
-            Some(exit) if exit.starts_with("WARNINGS:") => Ok(()),
+            Some(exit) if is_good(exit) => Ok(()),
             Some(exit) => Err(exit),
             None => Err("it is gone without a word: killed, or its node was restarted"),
         })
@@ -210,69 +257,56 @@ impl Proxmox {
 
     /// Our tasks of one kind on the target's node, those that have ended included.
     pub async fn tasks(&self, kind: &str) -> Result<BTreeSet<Upid>, Failure> {
-        let call = Call::get(self.node_path(&["tasks"]))
-            .with("source", "all")
-            .with("typefilter", kind);
-        let upids = self.listed_tasks(call).await?;
-        let ours = |upid: &Upid| upid.user() == self.client.identity() && upid.kind() == kind;
-        Ok(upids.into_iter().filter(ours).collect())
+        let call = self.task_list("all").with("typefilter", kind);
+        let ours = |task: &Listed| self.is_ours(&task.upid) && task.upid.kind() == kind;
+        let tasks = self.listed_tasks(call).await?.into_iter();
+        Ok(tasks.filter(ours).map(|task| task.upid).collect())
     }
 
     /// Our tasks about a machine that run on the target's node.
     pub async fn tasks_about(&self, vmid: u32) -> Result<Vec<Upid>, Failure> {
-        let call = Call::get(self.node_path(&["tasks"]))
-            .with("source", "active")
-            .with("vmid", vmid.to_string());
-        let upids = self.listed_tasks(call).await?;
         let about = vmid.to_string();
-        let wanted = |upid: &Upid| upid.user() == self.client.identity() && upid.about() == about;
-        Ok(upids.into_iter().filter(wanted).collect())
+        let call = self.task_list("active").with("vmid", about.as_str());
+        let wanted = |task: &Listed| self.is_ours(&task.upid) && task.upid.about() == about;
+        let tasks = self.listed_tasks(call).await?.into_iter();
+        Ok(tasks.filter(wanted).map(|task| task.upid).collect())
     }
 
-    async fn listed_tasks(&self, call: Call) -> Result<Vec<Upid>, Failure> {
+    /// Asks for the tasks on the target's node: those that run (`active`), or `all`.
+    pub fn task_list(&self, source: &str) -> Call {
+        Call::get(self.node_path(&["tasks"])).with("source", source)
+    }
+
+    /// The tasks in such a list that we may see.
+    pub async fn listed_tasks(&self, call: Call) -> Result<Vec<Listed>, Failure> {
         #[derive(Deserialize)]
-        struct Listed {
+        struct Entry {
             upid: String,
+            endtime: Option<i64>,
+            status: Option<String>,
         }
-        let listed: Vec<Listed> = self.client.call(call).await?;
-        Ok(listed
-            .iter()
-            .filter_map(|task| task.upid.parse().ok())
-            .collect())
+        let entries: Vec<Entry> = self.client.call(call).await?;
+        let listed = entries.into_iter().filter_map(|entry| {
+            Some(Listed {
+                upid: entry.upid.parse().ok()?,
+                ended: entry.endtime,
+                exit: entry.status.unwrap_or_default(),
+            })
+        });
+        Ok(listed.collect())
     }
 
-    /// The one of these tasks that puts `file` in its place. The name of such a task does not tell, but its log does as soon as
-    /// the checksum has been compared.
-    pub async fn copying<'u>(
-        &self,
-        file: &str,
-        tasks: impl IntoIterator<Item = &'u Upid>,
-    ) -> Result<Option<Upid>, Failure> {
-        for upid in tasks {
-            if self.copied(upid).await?.as_deref() == Some(file) {
-                return Ok(Some(upid.clone()));
-            }
-        }
-        Ok(None)
+    /// Whether it was begun with our login.
+    pub fn is_ours(&self, upid: &Upid) -> bool {
+        upid.user() == self.client.identity()
     }
 
-    /// The name of the file that an upload's task copies; `None` if it ends before, or is silent for as long as that takes.
-    async fn copied(&self, upid: &Upid) -> Result<Option<String>, Failure> {
-        let began = Instant::now();
-        loop {
-            // Before its log, which is whole then.
-            let ended = self.task_status(upid).await?.ended().is_some();
-            let log = self.log(upid, 0).await?.data;
-            let mut targets = log.iter().filter_map(|line| line.t.strip_prefix(TARGET));
-            if let Some(path) = targets.next() {
-                return Ok(path.rsplit('/').next().map(str::to_owned));
-            }
-            let elapsed = began.elapsed();
-            if ended || elapsed > CHECKSUM {
-                return Ok(None);
-            }
-            tokio::time::sleep(pace(elapsed)).await;
-        }
+    /// Whether it does not run any more, and what its log begins with.
+    pub async fn head_of_log(&self, upid: &Upid) -> Result<(bool, Vec<String>), Failure> {
+        // Before its log, which is whole then.
+        let ended = self.task_status(upid).await?.ended().is_some();
+        let lines = self.log(upid, 0).await?.data.into_iter();
+        Ok((ended, lines.map(|line| line.t).collect()))
     }
 
     async fn task_status(&self, upid: &Upid) -> Result<Status, Failure> {
@@ -307,7 +341,7 @@ impl Proxmox {
 }
 
 /// How long to wait before a task of this age is looked at again.
-fn pace(age: Duration) -> Duration {
+pub fn pace(age: Duration) -> Duration {
     match age < YOUNG {
         true => age.clamp(FIRST, YOUNG_PACE),
         false => PACE,
@@ -328,6 +362,7 @@ mod tests {
             (upid.about(), upid.user()),
             ("imgbuild-0a.qcow2", "me@pve!ci")
         );
+        assert_eq!(upid.began(), 0x6B00_6EB4);
         for wrong in [
             "",
             "UPID:pve",

@@ -14,8 +14,9 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use tokio::sync::{mpsc, watch};
 
 use super::Proxmox;
+use super::copy::TASK;
 use super::error::{Failure, Why};
-use super::task::Upid;
+use super::task::{Begun, Upid};
 use crate::error::{Context, Error, Result};
 use crate::run::Events;
 use crate::run::events::Unit;
@@ -35,9 +36,6 @@ const ANSWER: Duration = Duration::from_secs(10 * 60);
 
 /// How often a file is sent when connections break, the first time included.
 const ATTEMPTS: u32 = 3;
-
-/// The kind of the task that puts a file in its place, as Proxmox VE names it.
-const TASK: &str = "imgcopy";
 
 /// A file to be sent.
 pub struct Upload<'u> {
@@ -76,14 +74,14 @@ fn frame(upload: &Upload<'_>, boundary: &str) -> (String, String) {
 impl Proxmox {
     /// Sends a file, and returns the task that puts it in its place. The checksum is compared in that task. When the
     /// connection breaks, it is sent again.
-    pub async fn upload(&self, upload: &Upload<'_>, doing: &str, events: &Events) -> Result<Upid> {
+    pub async fn upload(&self, upload: &Upload<'_>, doing: &str, events: &Events) -> Result<Begun> {
         let failed = |failure: Failure| failure.during(doing);
         let before = self.tasks(TASK).await.map_err(failed)?;
         let mut attempt = 0;
         loop {
             attempt += 1;
             let failure = match self.send(upload, events).await {
-                Ok(upid) => return Ok(upid),
+                Ok(upid) => return Ok(Begun::told(upid)),
                 Err(Unsent::Here(error)) => return Err(error),
                 Err(Unsent::There(failure)) => failure,
             };
@@ -93,7 +91,7 @@ impl Proxmox {
                 let after = self.tasks(TASK).await.map_err(failed)?;
                 let new = after.difference(&before);
                 if let Some(upid) = self.copying(upload.name, new).await.map_err(failed)? {
-                    return Ok(upid);
+                    return Ok(Begun::found(upid));
                 }
             } else if !failure.why.is_unsent() {
                 return Err(failed(failure));
@@ -273,6 +271,7 @@ mod tests {
             iso: None,
             bridge: None,
             vmids: None,
+            layers: 0,
         };
         let login = Credentials::token(&token.into()).unwrap();
         let server = Proxmox::new(target, login).unwrap();
@@ -291,7 +290,8 @@ mod tests {
                 sha256: &sha256,
                 size: 4,
             };
-            sent.push(server.upload(&upload, "sending", &events).await.unwrap());
+            let begun = server.upload(&upload, "sending", &events).await.unwrap();
+            sent.push(begun.upid);
         }
         let tasks = server.tasks("imgcopy").await.unwrap();
         assert_eq!(tasks.len(), 2);

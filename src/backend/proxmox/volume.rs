@@ -21,6 +21,13 @@ pub struct Volume {
     pub id: String,
     /// Bytes.
     pub size: Option<u64>,
+    /// The machine that it belongs to, if it is a disk.
+    pub vmid: Option<u32>,
+    /// What it is an overlay of, in the storage's own words.
+    pub parent: Option<String>,
+    /// When it was written last, in seconds since 1970 by the node's clock.
+    #[serde(rename = "ctime")]
+    pub changed: Option<i64>,
 }
 
 impl Proxmox {

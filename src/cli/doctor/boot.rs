@@ -7,13 +7,13 @@ use std::time::Duration;
 use super::super::Global;
 use super::super::recipes::{Online, Selection};
 use super::super::run::clean_up;
-use crate::backend::proxmox::machine::{Door, Lease, Machine, Start, static_addresses};
+use crate::backend::proxmox::machine::{Door, Lease, Machine, Origin, Start, static_addresses};
 use crate::backend::proxmox::{self, Proxmox};
 use crate::error::{Error, Kind, Result};
 use crate::finding::Finding;
 use crate::plan::{Facts, Plan};
 use crate::run::{Interrupt, Run};
-use crate::seed::{self, Identity, Stages};
+use crate::seed::{self, Announce, Identity, Stages};
 use crate::source;
 use crate::ssh;
 use crate::store::Dirs;
@@ -40,9 +40,12 @@ pub async fn boot(
     let dirs = Dirs::from_env()?;
     let online = Online::new("doctor", &dirs, selection, global);
     super::super::gc::reap_first(&dirs, screen, interrupt).await?;
-    let plan = interrupt.or(plan(path, selection, &online)).await?;
+    let plan = interrupt
+        .or(plan(path, selection, &online, &server.target.name))
+        .await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let run = Run::start(&plan.name, &dirs, interrupt, observer)?;
+    server.mask_login(&run.events);
     let check = Check {
         server,
         plan: &plan,
@@ -65,7 +68,12 @@ pub async fn boot(
 }
 
 /// The one build that is meant.
-async fn plan(path: &Path, selection: &Selection, online: &Online<'_>) -> Result<Plan> {
+async fn plan(
+    path: &Path,
+    selection: &Selection,
+    online: &Online<'_>,
+    target: &str,
+) -> Result<Plan> {
     let doing = || Error::new(format!("booting {}", path.display())).kind(Kind::Usage);
     let mut recipes = selection.load(path, online).await?;
     let recipe = match recipes.len() {
@@ -81,7 +89,11 @@ async fn plan(path: &Path, selection: &Selection, online: &Online<'_>) -> Result
             .cause("it is built on an image of yours, which the target does not have")
             .hint("boot the recipe that this one is built on"));
     }
-    let plan = Plan::new(&recipe, &Facts::default());
+    let facts = Facts {
+        target: Some(target.to_owned()),
+        ..Facts::default()
+    };
+    let plan = Plan::new(&recipe, &facts);
     match plan.import {
         true => Err(doing().cause("its image is taken as it is, without a machine")),
         false => Ok(plan),
@@ -108,7 +120,9 @@ impl Check<'_> {
             client_key: &identity.client_key,
             host_key: identity.host_key.public_key(),
             port: plan.machine.ssh_port,
+            whereabouts: plan.proxmox.whereabouts(),
             known: static_addresses(plan.seed.network_config.as_deref().unwrap_or_default()),
+            id: &identity.instance_id,
         };
         let entering = async {
             let (session, address) = machine.enter(&door, plan.boot_timeout).await?;
@@ -141,11 +155,16 @@ impl Check<'_> {
             plan.name,
             lease.until.strftime("%F %R UTC")
         );
+        let announce = match plan.proxmox.whereabouts().need_announcing() {
+            true => Announce::OnConsole,
+            false => Announce::Not,
+        };
         let start = Start {
             spec: &plan.machine,
-            image,
+            hardware: &plan.proxmox.hardware,
+            origin: Origin::Image(image),
             disk: plan.disk.as_ref().map(|(size, _)| *size),
-            seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed)?,
+            seed: &seed::build(identity, &plan.user, &plan.seed, Stages::Needed, announce)?,
             lease,
             description: &description,
         };
@@ -186,7 +205,8 @@ impl Check<'_> {
         };
         let resolving = source::resolve(&self.plan.source, &cx);
         let resolved = self.run.phase("resolve", resolving).await?;
-        let brought = proxmox::import(self.server, &resolved, &cx, self.run).await?;
+        let identified = proxmox::identify(&resolved, &cx, self.run).await?;
+        let brought = proxmox::import(self.server, &resolved, identified, &cx, self.run).await?;
         let told = brought.image.volume.clone();
         Ok((brought.image, told))
     }

@@ -2,10 +2,13 @@
 
 use crate::backend::qemu::{accel, firmware, image};
 use crate::error::{Error, Result};
-use crate::finding::{Finding, State};
+use crate::finding::Finding;
 use crate::proc::Program;
 use crate::store::{Dirs, Registry, space};
 use crate::ui::bytes;
+
+/// Less free space than this is told, in bytes.
+const SCARCE: u64 = 4 << 30;
 
 /// Checks this machine.
 pub async fn findings() -> Result<Vec<Finding>> {
@@ -32,16 +35,11 @@ async fn version(name: &str) -> Result<String> {
 
 async fn program(what: &'static str, package: &str) -> Finding {
     match version(what).await {
-        Ok(version) => Finding {
-            what: what.into(),
-            state: State::Good,
-            told: version,
-        },
-        Err(error) => Finding {
-            what: what.into(),
-            state: State::Missing,
-            told: format!("{error}; on Debian and Ubuntu: apt-get install {package}"),
-        },
+        Ok(version) => Finding::good(what, version),
+        Err(error) => Finding::missing(
+            what,
+            format!("{error}; on Debian and Ubuntu: apt-get install {package}"),
+        ),
     }
 }
 
@@ -53,23 +51,14 @@ async fn same_version() -> Finding {
         version("qemu-img").await,
     );
     match (system, tools) {
-        (Ok(system), Ok(tools)) if system == tools => Finding {
-            what: what.into(),
-            state: State::Good,
-            told: "qemu-system and qemu-img are of one version".into(),
-        },
-        (Ok(system), Ok(tools)) => Finding {
-            what: what.into(),
-            state: State::Fair,
-            told: format!(
-                "qemu-system is {system}, qemu-img is {tools}; install both from one place"
-            ),
-        },
-        _ => Finding {
-            what: what.into(),
-            state: State::Missing,
-            told: "cannot be compared".into(),
-        },
+        (Ok(system), Ok(tools)) if system == tools => {
+            Finding::good(what, "qemu-system and qemu-img are of one version")
+        }
+        (Ok(system), Ok(tools)) => Finding::fair(
+            what,
+            format!("qemu-system is {system}, qemu-img is {tools}; install both from one place"),
+        ),
+        _ => Finding::missing(what, "cannot be compared"),
     }
 }
 
@@ -81,91 +70,62 @@ async fn zstd(dirs: &Dirs) -> Finding {
         Err(error) => Err(Error::new("creating a folder").cause(error)),
     };
     match has_zstd {
-        Ok(true) => Finding {
-            what: what.into(),
-            state: State::Good,
-            told: "qemu-img compresses with zstd".into(),
-        },
-        _ => Finding {
-            what: what.into(),
-            state: State::Fair,
-            told: "qemu-img has no zstd: images are written uncompressed".into(),
-        },
+        Ok(true) => Finding::good(what, "qemu-img compresses with zstd"),
+        _ => Finding::fair(
+            what,
+            "qemu-img has no zstd: images are written uncompressed",
+        ),
     }
 }
 
 fn kvm() -> Finding {
-    let (state, told) = match accel::Host::probe().kvm() {
-        Ok(()) => (State::Good, "hardware virtualisation works".into()),
-        Err(why) => (
-            State::Fair,
-            format!("{why}; machines run under emulation, about ten times slower"),
-        ),
-    };
-    Finding {
-        what: "KVM".into(),
-        state,
-        told,
+    let what = "KVM";
+    match accel::Host::probe().kvm() {
+        Ok(()) => Finding::good(what, "hardware virtualisation works"),
+        Err(why) => {
+            let told = format!("{why}; machines run under emulation, about ten times slower");
+            Finding::fair(what, told)
+        }
     }
 }
 
 fn uefi() -> Finding {
-    let (state, told) = match firmware::find() {
-        Ok(ovmf) => (State::Good, ovmf.code.display().to_string()),
+    let what = "UEFI firmware";
+    match firmware::find() {
+        Ok(ovmf) => Finding::good(what, ovmf.code.display().to_string()),
         Err(error) => {
             let hint = error.get_hint().unwrap_or_default();
-            (
-                State::Fair,
-                format!("{error}; needed for `firmware = \"uefi\"` only; {hint}"),
-            )
+            let told = format!("{error}; needed for `firmware = \"uefi\"` only; {hint}");
+            Finding::fair(what, told)
         }
-    };
-    Finding {
-        what: "UEFI firmware".into(),
-        state,
-        told,
     }
 }
 
 /// Whether it is whole, and says what is on the disk.
 fn registry(dirs: &Dirs) -> Finding {
-    let (state, told) = match Registry::check(dirs) {
-        Ok(None) => (State::Good, "there is none yet".into()),
-        Ok(Some(checked)) if checked.wrong.is_empty() => (
-            State::Good,
-            format!("{} versions, all there", checked.versions),
-        ),
-        Ok(Some(checked)) => (State::Fair, checked.wrong.join("; ")),
+    let what = "registry";
+    match Registry::check(dirs) {
+        Ok(None) => Finding::good(what, "there is none yet"),
+        Ok(Some(checked)) if checked.wrong.is_empty() => {
+            Finding::good(what, format!("{} versions, all there", checked.versions))
+        }
+        Ok(Some(checked)) => Finding::fair(what, checked.wrong.join("; ")),
         Err(error) => {
             let hint = error.get_hint().unwrap_or_default();
-            (State::Missing, format!("{error}; {hint}"))
+            Finding::missing(what, format!("{error}; {hint}"))
         }
-    };
-    Finding {
-        what: "registry".into(),
-        state,
-        told,
     }
 }
 
 fn room(dirs: &Dirs) -> Finding {
     let what = "free disk space";
     let existing = dirs.cache.ancestors().find(|path| path.exists());
-    let free = existing.map(space::free);
-    match free {
-        Some(Ok(free)) => Finding {
-            what: what.into(),
-            state: if free < 4 << 30 {
-                State::Fair
-            } else {
-                State::Good
-            },
-            told: format!("{} for {}", bytes(free), dirs.cache.display()),
-        },
-        _ => Finding {
-            what: what.into(),
-            state: State::Fair,
-            told: format!("unknown for {}", dirs.cache.display()),
-        },
+    let Some(Ok(free)) = existing.map(space::free) else {
+        return Finding::fair(what, format!("unknown for {}", dirs.cache.display()));
+    };
+    let told = format!("{} for {}", bytes(free), dirs.cache.display());
+    match free < SCARCE {
+        true => Finding::fair(what, told),
+        false => Finding::good(what, told),
     }
 }

@@ -74,6 +74,7 @@ async fn one(
     let plan = Plan::new(recipe, &Facts::default());
     let tell = |error: &Error| screen.error(Some(&plan.name), error);
     let run = Run::start(&plan.name, online.dirs, interrupt, observer).inspect_err(tell)?;
+    server.mask_login(&run.events);
     let brought = bring(&plan, server, online, &run).await;
     // The cause first: cleaning up may take its time.
     if let Err(error) = &brought {
@@ -100,7 +101,8 @@ async fn bring(plan: &Plan, server: &Proxmox, online: &Online<'_>, run: &Run) ->
     };
     let resolving = source::resolve(&plan.source, &cx);
     let resolved = run.phase("resolve", resolving).await?;
-    proxmox::import(server, &resolved, &cx, run).await
+    let identified = proxmox::identify(&resolved, &cx, run).await?;
+    proxmox::import(server, &resolved, identified, &cx, run).await
 }
 
 /// Lists the base images on a target.

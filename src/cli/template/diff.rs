@@ -6,8 +6,9 @@ use serde_json::json;
 
 use super::value;
 use crate::compare::{self, Changes, FileChanges, Records};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::record::{self, Known};
+use crate::source::Format;
 use crate::store::Registry;
 use crate::store::registry::{Reference, Version};
 use crate::ui::{Screen, bytes};
@@ -26,8 +27,8 @@ pub async fn run(
     let files = match with_files {
         false => None,
         true => {
-            let old = (old.path.clone(), of_old.artifact.format);
-            let new = (new.path.clone(), of_new.artifact.format);
+            let old = (old.path.clone(), format(&old, &of_old)?);
+            let new = (new.path.clone(), format(&new, &of_new)?);
             Some(compare::files(old, new).await?)
         }
     };
@@ -53,6 +54,20 @@ pub async fn run(
         }),
     );
     Ok(())
+}
+
+/// The format of a version's image, which is a file here.
+fn format(version: &Version, known: &Known) -> Result<Format> {
+    let name = known.artifact.format.as_str();
+    let all = [Format::Qcow2, Format::Raw];
+    all.into_iter()
+        .find(|format| format.name() == name)
+        .ok_or_else(|| {
+            Error::new(format!("comparing the files of {}", version.name()))
+                .kind(Kind::Usage)
+                .cause("its disk is on a server, not here")
+                .hint("without --files, packages and records are compared")
+        })
 }
 
 fn known(version: &Version) -> Result<Known> {

@@ -3,4 +3,5 @@
 mod chains;
 pub(crate) mod fixture;
 mod refused;
+pub(crate) mod remote;
 mod zeroed;

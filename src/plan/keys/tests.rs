@@ -1,5 +1,6 @@
-use super::super::tests::plan;
+use super::super::tests::{plan, plan_on};
 use super::*;
+use crate::recipe::Target;
 
 const STEPS: &str = "
 [secrets]
@@ -18,7 +19,7 @@ run = 'true'
 
 fn base() -> Base {
     Base {
-        sha256: "b".into(),
+        digest: "b".into(),
         disk: 1 << 30,
     }
 }
@@ -108,7 +109,7 @@ fn the_base_image_and_the_machine_change_every_key() {
     let first = with(base());
     for other in [
         Base {
-            sha256: "c".into(),
+            digest: "c".into(),
             ..base()
         },
         Base {
@@ -207,7 +208,10 @@ fn an_uploaded_file_counts_by_content_and_mode_and_not_by_its_time() {
         let overrides = Overrides::default();
         let recipes = recipe::parse("x.toml", text, folder.path(), &overrides, &NoWeb);
         let recipes = recipes.now_or_never().unwrap().unwrap();
-        let plan = Plan::new(&recipes[0], &Facts::gather(&recipes[0], None).unwrap());
+        let plan = Plan::new(
+            &recipes[0],
+            &Facts::gather(&recipes[0], None, None).unwrap(),
+        );
         let keys = Keys::new(&plan, &base(), secret, true);
         keys.chain[1].key.clone()
     };
@@ -234,4 +238,61 @@ fn a_variable_counts_where_it_is_used() {
     };
     let (one, two) = (with("one"), with("two"));
     assert_eq!(differences(&one, &two), [false, false, true, true, true]);
+}
+
+/// Which keys are others when these lines are in `[target.proxmox]`: the boot, three steps, the image.
+fn changed_on(on: Target, lines: &str) -> [bool; 5] {
+    let keys = |text: &str| Keys::new(&plan_on(on, text), &base(), secret, true);
+    let text = format!("{STEPS}[machine]\nfirmware = 'uefi'\n");
+    differences(&keys(&text), &keys(&format!("{text}{lines}")))
+}
+
+const ALL: [bool; 5] = [true; 5];
+
+#[test]
+fn what_a_guest_on_a_node_can_notice_changes_all_keys() {
+    for line in [
+        "cpu = 'x86-64-v2-AES'",
+        "machine = 'i440fx'",
+        "secure-boot = true",
+        "scsi-controller = 'virtio-scsi-pci'",
+        "vga = 'serial0'",
+        "rng = true",
+        "numa = true",
+    ] {
+        let lines = format!("[target.proxmox]\n{line}");
+        assert_eq!(changed_on(Target::Proxmox, &lines), ALL, "{line}");
+    }
+    assert_eq!(changed_on(Target::Proxmox, "tpm = true"), ALL);
+}
+
+#[test]
+fn what_only_the_template_has_changes_no_layer() {
+    for line in [
+        "vmid = 9000",
+        "pool = 'templates'",
+        "tags = ['debian']",
+        "storage = 'fast'",
+        "bridge = 'vmbr1'",
+        "disks = [{ size = '1GiB' }]",
+        "networks = [{ vlan = 20 }]",
+        "hostpci = [{ mapping = 'gpu' }]",
+        "serial = false",
+        "balloon = 0",
+        "on-boot = true",
+        "start-order = 1",
+        "cloud-init-drive = false",
+        "helper = false",
+    ] {
+        let lines = format!("[target.proxmox]\n{line}");
+        let changed = changed_on(Target::Proxmox, &lines);
+        assert_eq!(changed, [false, false, false, false, true], "{line}");
+    }
+}
+
+#[test]
+fn a_build_on_this_machine_does_not_look_at_what_is_for_a_node() {
+    let lines = "tpm = true\n[target.proxmox]\ncpu = 'x86-64-v2-AES'\nvmid = 9000\ndisks = [{ size = '1GiB' }]";
+    assert_eq!(changed_on(Target::Qemu, lines), NONE);
+    assert_eq!(changed_on(Target::Proxmox, lines), ALL);
 }

@@ -1,6 +1,7 @@
 //! What types cannot say: ranges, names, and keys that go together. Every rule has a test in `tests/recipes/bad`.
 
 pub mod step;
+pub mod target;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

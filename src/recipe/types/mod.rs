@@ -3,6 +3,7 @@
 //! The comments of tables and keys are what editors and `docs/recipe.md` say about them.
 
 mod step;
+mod target;
 
 use std::collections::BTreeMap;
 
@@ -13,8 +14,9 @@ use serde_json::json;
 pub use super::data::Data;
 use super::schema::{self, pattern};
 use super::spanned::Spanned;
-pub use super::value::{Cache, Cpus, FileOrTable, Mode, Size, Timeout};
+pub use super::value::{Address, Cache, Cpus, FileOrTable, Mode, Size, Timeout};
 pub use step::*;
+pub use target::*;
 
 /// What is built.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -51,7 +53,7 @@ pub struct Secret {
     #[schemars(example = &"/run/secrets/token")]
     pub file: Option<Spanned<String>>,
     /// A command for `sh` on this machine, run in the recipe's folder. The value is what it prints, without one newline at
-    /// the end.
+    /// the end. It has two minutes, and no input.
     #[schemars(example = &"pass show build/token")]
     pub command: Option<Spanned<String>>,
     /// Whether layers may hold the machine's memory after a step with this secret. If not, no memory is saved until the guest
@@ -150,6 +152,10 @@ pub struct Machine {
     #[serde(default)]
     #[schemars(example = &"uefi")]
     pub firmware: Firmware,
+    /// A TPM 2.0, for machines on a Proxmox VE node and the template. Builds on this machine's QEMU have none.
+    #[serde(default)]
+    #[schemars(example = true)]
+    pub tpm: bool,
     /// How the machine's CPU runs.
     #[serde(default)]
     #[schemars(example = &"kvm")]
@@ -216,6 +222,11 @@ pub struct Ssh {
     #[serde(default = "port_22")]
     #[schemars(extend("minimum" = 1), example = 2222)]
     pub port: Spanned<u16>,
+    /// Where a machine on a Proxmox VE node is looked for: at the address that its guest agent tells, that it shows on its
+    /// serial console, or at this one. `auto` tries all of them, and the static ones in `[cloud-init]`.
+    #[serde(default)]
+    #[schemars(example = &"192.0.2.10")]
+    pub address: Address,
     /// How long each of these may take: until SSH lets us in, until cloud-init is done after that, each reconnecting after
     /// a reboot, and powering off.
     #[serde(default = "five_minutes")]

@@ -150,10 +150,11 @@ impl Step {
 }
 
 /// What a step can be done on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(transform = schema::or_template)]
 pub enum Target {
+    #[default]
     Qemu,
     Proxmox,
 }

@@ -8,8 +8,6 @@ mod report;
 mod tests;
 mod traces;
 
-use std::path::Path;
-
 use checks::Findings;
 use ext4_view::Ext4;
 pub use guest::Guest;
@@ -17,25 +15,17 @@ use guest::{FileSystem, Refused};
 pub use report::{Finding, Report, Subject, Unread};
 
 use super::{Evidence, Item, Plan};
-use crate::disk::{self, Content, Disk, Part};
+use crate::disk::{self, Content, Disk, Origin, Part};
 use crate::error::{Error, Result};
-use crate::source::Format;
 
-/// Checks that `image` keeps what [`super::script`] promised for `plan`, and that nothing of the build is left in it.
+/// Checks that the sealed disk keeps what [`super::script`] promised for `plan`, and that nothing of the build is left in it.
 ///
-/// Violations are in the report; an error means that the image cannot be read.
-pub async fn audit(
-    image: &Path,
-    format: Format,
-    plan: &Plan,
-    evidence: &Evidence,
-) -> Result<Report> {
-    let (path, plan, evidence) = (image.to_owned(), plan.clone(), evidence.clone());
-    let doing = format!("auditing the sealed image {}", image.display());
-    disk::read_apart("audit", doing, move |deadline| {
-        inspect(&Disk::open(&path, format, deadline)?, &plan, &evidence)
-    })
-    .await
+/// Violations are in the report; an error means that the disk cannot be read.
+pub async fn audit(disk: &Origin, plan: &Plan, evidence: &Evidence) -> Result<Report> {
+    let (plan, evidence) = (plan.clone(), evidence.clone());
+    let doing = format!("auditing the sealed image {disk}");
+    let work = move |disk: Disk| inspect(&disk, &plan, &evidence);
+    disk.read("audit", doing, work).await
 }
 
 /// A file system that could be opened.

@@ -32,7 +32,7 @@ pub use channels::{Promoted, RolledBack};
 pub use check::Checked;
 pub use history::{Action, Event};
 pub use rebuild::{Rebuilt, rebuild};
-pub use reference::{Reference, Wanted};
+pub use reference::{Reference, Wanted, name};
 pub use removal::{Pruned, Use};
 pub use reservation::{Claim, Reserved};
 pub use revocation::Scope;

@@ -148,7 +148,7 @@ fn of_version(record: &Path, image: PathBuf) -> Result<Found, String> {
 fn insert(db: &Connection, found: &Found) -> Result<Option<String>> {
     let doing = || "writing to the new registry".to_owned();
     let (known, number) = (&found.known, found.number);
-    let name = &known.image.name;
+    let name = &known.image.registered();
     let text = "INSERT INTO image (name, next) VALUES (?1, ?2)
         ON CONFLICT (name) DO UPDATE SET next = max(next, excluded.next)";
     db.execute(text, params![name, number.saturating_add(1)])

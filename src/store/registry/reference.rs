@@ -1,4 +1,4 @@
-//! How people name a version: `web`, `web@7`, `web@2026.11.25`, `web@stable`.
+//! How people name a version: `web`, `web@7`, `web@2026.11.25`, `web@stable`; on a target, `lab/web@stable`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,9 +7,26 @@ use jiff::Timestamp;
 
 use crate::text::is_dns_label;
 
+/// What the registry calls an image: images on targets are others than those here, with versions and channels of their own.
+pub fn name(image: &str, target: Option<&str>) -> String {
+    match target {
+        None => image.to_owned(),
+        Some(target) => format!("{target}/{image}"),
+    }
+}
+
+/// Whether an image can be called this in the registry.
+fn is_name(text: &str) -> bool {
+    match text.split_once('/') {
+        None => is_dns_label(text),
+        Some((target, image)) => is_dns_label(target) && is_dns_label(image),
+    }
+}
+
 /// The name of a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reference {
+    /// As the registry has it.
     pub image: String,
     pub wanted: Wanted,
 }
@@ -79,7 +96,7 @@ impl FromStr for Reference {
             Some((image, wanted)) => (image, wanted.parse()?),
             None => (text, Wanted::Newest),
         };
-        match is_dns_label(image) {
+        match is_name(image) {
             true => Ok(Reference {
                 image: image.to_owned(),
                 wanted,
@@ -115,6 +132,7 @@ mod tests {
     fn a_version_is_named_by_number_label_or_channel() {
         assert_eq!(wanted("web"), Some(Wanted::Newest));
         assert_eq!(wanted("web@7"), Some(Wanted::Number(7)));
+        assert_eq!(wanted("lab/web@7"), Some(Wanted::Number(7)));
         for label in ["2026.11.25", "2026-11-25", "v1.2", "24.04-1", "3rd"] {
             let expected = Wanted::Label(label.into());
             assert_eq!(wanted(&format!("web@{label}")), Some(expected));
@@ -148,6 +166,10 @@ mod tests {
             "web@.1",
             "web@99999999999",
             "web@a@b",
+            "/web",
+            "lab/",
+            "lab/web/1",
+            "Lab/web",
         ] {
             assert_eq!(wanted(wrong), None, "{wrong}");
         }

@@ -39,6 +39,7 @@ const TASKS: &str = "Tasks";
 const LOCKS: &str = "Locks";
 const LIFE: &str = "Life of a VM";
 const AGENT: &str = "Cloud-init and agent";
+const CONSOLES: &str = "Consoles";
 const RIGHTS: &str = "Permissions";
 
 /// All of them.
@@ -108,6 +109,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "An upload with a wrong checksum is answered 200 with a UPID. Its task fails, and the file does not come to be."),
     row(UPLOADS, "an_upload_names_its_file_in_its_task_s_log", Read,
         "An upload's UPID has no id. The log says `target file: PATH`, once the checksum is right."),
+    row(UPLOADS, "an_upload_replaces_what_is_there", Read,
+        "An upload is copied over a file of its name. The list says by `ctime` when a file was changed last."),
     row(UPLOADS, "an_upload_with_a_ticket_needs_no_csrf_token", Read,
         "Uploads are the only calls other than GET that a ticket is enough for."),
     row(UPLOADS, "a_download_replaces_nothing", Observed,
@@ -182,6 +185,18 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "A changed memory of a VM that runs is pending: config?current=1 has the old one, and /pending both."),
     row(LIFE, "a_clone_is_another_machine", Observed,
         "A clone has another MAC address, UUID and vmgenid."),
+    row(LIFE, "a_clone_has_the_tags_of_its_source", Read,
+        "Tags are copied; name= and description= say others, tags cannot be said. Until it is made, it has `lock: clone` alone."),
+    row(LIFE, "a_detached_disk_can_be_attached_again", Read,
+        "delete=scsi0 keeps the disk as unused0. A drive with its volume has it again, and there is no unused0 any more."),
+    row(LIFE, "disks_are_plugged_into_what_runs", Read,
+        "scsiN and virtioN of a VM that runs are plugged in and out at once. ideN and sataN are pending, without an error."),
+    row(LIFE, "without_hotplug_disks_are_pending", Read,
+        "hotplug= without `disk` makes such changes pending. The task is OK."),
+    row(LIFE, "a_boot_disk_is_not_plugged_out", Read,
+        "delete= of a disk in boot: order= of a VM that runs is pending, and a 400 with `hotplug problem - can't unplug bootdisk 'scsi0'`."),
+    row(LIFE, "a_plugged_disk_is_known_by_its_key_and_may_be_read_only", Read,
+        "The guest's SCSI disk of scsiN has the designator drive-scsiN. With ro=1 it cannot be written to."),
 
     row(LIFE, "uefi_without_a_disk_for_it_is_a_warning", Read,
         "start with bios=ovmf and no efidisk0 works for this once, and ends with `WARNINGS: 1`."),
@@ -197,6 +212,18 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row(AGENT, "agent_errors_say_what_is_missing", Observed,
         "500: `No QEMU guest agent configured`, `VM ID is not running`, `QEMU guest agent is not running`."),
 
+    row(CONSOLES, "a_terminal_is_a_task_a_port_and_a_ticket_for_it", Read,
+        "termproxy starts a task vncproxy, which waits 10 s for a connection to its port. Its ticket is for user, VM and port, and good for 40 s."),
+    row(CONSOLES, "a_console_begins_with_a_login_and_ok", Read,
+        "The first line on the WebSocket is `USER:TICKET`. The answer is `OK`, and then what `qm terminal` says; `2` is a sign of life."),
+    row(CONSOLES, "what_cannot_be_read_is_said_on_the_console", Read,
+        "A VM that does not run, or has no such device, has a terminal too: it says so, and ends."),
+    row(CONSOLES, "a_console_has_one_reader_at_a_time", Read,
+        "QEMU gives what a guest says to one reader, and nobody keeps it. The next one hears nothing until the first has gone."),
+    row(CONSOLES, "a_websocket_takes_whole_masked_frames", Read,
+        "pveproxy ends a WebSocket on which a frame is in parts or has no mask. Its own frames are binary and of 128 KiB at most."),
+    row(RIGHTS, "consoles_need_vm_console", Read,
+        "termproxy and vncwebsocket need VM.Console on the VM."),
     row(RIGHTS, "the_agent_needs_vm_monitor", Observed,
         "On 8.x, agent calls need VM.Monitor."),
     row(RIGHTS, "later_releases_have_other_privileges_for_the_agent", Read,

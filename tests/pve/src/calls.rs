@@ -8,7 +8,7 @@ use crate::reply::Reply;
 #[allow(clippy::wildcard_imports)] // the vocabulary of the table
 use crate::schema::*;
 use crate::vm::{
-    agent, change, clone, config, create, life, list, migrate, remove, resize, template,
+    agent, change, clone, config, console, create, life, list, migrate, remove, resize, template,
 };
 use crate::{incoming, info, pool, task, volumes};
 
@@ -51,6 +51,7 @@ const CLONE_VM: Needs = One("/vms/{vmid}", &["VM.Clone"]);
 const MIGRATE_VM: Needs = One("/vms/{vmid}", &["VM.Migrate"]);
 const DISK: Needs = One("/vms/{vmid}", &["VM.Config.Disk"]);
 const POWER: Needs = One("/vms/{vmid}", &["VM.PowerMgmt"]);
+const CONSOLE: Needs = One("/vms/{vmid}", &["VM.Console"]);
 const ASK: Needs = Agent("VM.GuestAgent.Audit");
 const DO: Needs = Agent("VM.GuestAgent.Unrestricted");
 
@@ -114,6 +115,8 @@ pub static CALLS: &[Call] = &[
     call!("POST", "/nodes/{node}/qemu/{vmid}/status/stop", [ON_VM, STOP], POWER, life::stop),
     call!("POST", "/nodes/{node}/qemu/{vmid}/status/shutdown", [ON_VM, SHUTDOWN], POWER, life::shutdown),
     call!("POST", "/nodes/{node}/qemu/{vmid}/status/reboot", [ON_VM, REBOOT], POWER, life::reboot),
+    call!("POST", "/nodes/{node}/qemu/{vmid}/termproxy", [ON_VM, TERMINAL], CONSOLE, console::open),
+    call!("GET", "/nodes/{node}/qemu/{vmid}/vncwebsocket", [ON_VM, WEBSOCKET], CONSOLE, console::verify),
     call!("POST", "/nodes/{node}/qemu/{vmid}/agent/ping", [ON_VM], ASK, agent::ping),
     call!("GET", "/nodes/{node}/qemu/{vmid}/agent/network-get-interfaces", [ON_VM], ASK, agent::interfaces),
     call!("POST", "/nodes/{node}/qemu/{vmid}/agent/exec", [ON_VM, EXEC], DO, agent::exec),

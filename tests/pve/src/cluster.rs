@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use crate::access::Access;
 use crate::fault::Faults;
 use crate::lock::Locks;
@@ -15,11 +17,14 @@ use crate::reply::Failure;
 use crate::setup::{Setup, Storage};
 use crate::task::Task;
 use crate::vm::Vm;
+use crate::vm::console::Terminal;
 
 /// The state of one server.
 pub struct Cluster {
     world: Mutex<World>,
     pub faults: Mutex<Faults>,
+    /// Tasks that hang wait for a change of this.
+    pub relents: watch::Sender<()>,
     pub requests: Mutex<Vec<Request>>,
     pub locks: Locks,
     pub born: Instant,
@@ -42,6 +47,7 @@ pub struct World {
     pub access: Access,
     pub vms: BTreeMap<u32, Vm>,
     pub tasks: Vec<Task>,
+    pub terminals: Vec<Terminal>,
     /// What `/cluster/resources` says of the VMs, and since when.
     pub resources: Option<(Instant, Vec<serde_json::Value>)>,
 }
@@ -62,9 +68,11 @@ impl Cluster {
                 access: setup.access,
                 vms: BTreeMap::new(),
                 tasks: vec![],
+                terminals: vec![],
                 resources: None,
             }),
             faults: Mutex::default(),
+            relents: watch::Sender::default(),
             requests: Mutex::default(),
             locks: Locks::default(),
             born: Instant::now(),

@@ -104,7 +104,7 @@ fn may_call(call: &Call, context: &Context) -> Result<(), Failure> {
 /// A call that a daemon works on is cut after 30 s, or at once by a fault, and the work goes on.
 async fn within_the_gateway(call: &Call, context: Context) -> Reply {
     let patience = context.cluster.wait(Duration::from_secs(30));
-    let cut = context.fault == Some(What::GatewayTimeout);
+    let cut = matches!(context.fault, Some(What::GatewayTimeout | What::TaskUntold));
     let mut work = tokio::spawn((call.handler)(context));
     let timed_out = || Failure::new(596, "Connection timed out").with_body(Body::Empty);
     if cut {

@@ -11,7 +11,8 @@ pub enum What {
     CutCall,
     /// The call's body is read slowly: with a pause after each piece.
     SlowCall { pause: Duration },
-    /// The call is done, and the connection reset in the middle of the answer.
+    /// The call is done, and the connection reset in the middle of the answer. A WebSocket ends after the first that the guest
+    /// says.
     CutAnswer,
     /// The call is done, and something on the way puts a page of its own in the answer's place.
     StrangeAnswer,
@@ -27,8 +28,14 @@ pub enum What {
     TaskError { message: String },
     /// The call's task has a warning, and so ends with `WARNINGS: 1`, which is a success.
     TaskWarns { message: String },
-    /// The call's task stops in the middle of its work, with all locks that it has, and never ends unless it is aborted.
+    /// The call's task stops in the middle of its work, with all locks that it has, and never ends unless it is aborted
+    /// or the server relents.
     TaskHangs,
+    /// As `TaskHangs`, and nobody is told of the task: 596 after the 30 s of a proxied call.
+    TaskUntold,
+    /// The call's task is killed in the middle of its work, as when its node loses power: it says nothing more, and does not
+    /// clean up. Of an upload, half of the file is there.
+    TaskKilled,
     /// Another process has the lock of the VM for longer than the call waits.
     LockTimeout,
     /// Somebody else makes a VM with the id that the call is about to use. It stays, and is nobody's to remove.
@@ -37,6 +44,8 @@ pub enum What {
     StorageFull,
     /// The guest agent is silent for this call.
     AgentSilent,
+    /// A terminal does not take the ticket of a token, as before qemu-server 9.1.7 and 8.4.7.
+    NoConsoleForTokens,
     /// The guest does not react to the shutdown.
     ShutdownHangs,
 }

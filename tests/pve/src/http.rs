@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hyper::body::Incoming;
 use hyper::ext::ReasonPhrase;
 use hyper::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, TRANSFER_ENCODING};
+use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Method, Response, StatusCode};
 use serde_json::json;
 use tokio::sync::watch;
@@ -21,6 +22,8 @@ use crate::params::Params;
 use crate::record::Request;
 use crate::reply::{Answer, Body, Failure, Reply};
 use crate::upload;
+use crate::vm::console;
+use crate::websocket;
 
 /// The largest body of a call that is no upload, in bytes.
 const LARGEST: u64 = 512 << 10;
@@ -81,8 +84,9 @@ impl Connection {
     /// Answers a call, and writes down that it was.
     pub async fn answer(
         &self,
-        request: hyper::Request<Incoming>,
+        mut request: hyper::Request<Incoming>,
     ) -> Result<Response<Content>, Dropped> {
+        let upgrade = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
         let path = percent_encoding::percent_decode_str(parts.uri.path()).decode_utf8_lossy();
         let under = path.strip_prefix("/api2/json").map(str::to_owned);
@@ -115,7 +119,12 @@ impl Connection {
             Err(Stop::Refuse(failure)) => Ok(Err(failure)),
             Err(Stop::Drop) => Err(Dropped),
         };
-        let response = reply.map(|reply| respond(&head, reply, fault.as_ref()));
+        let response = reply.and_then(|reply| match reply {
+            Ok(answer) if websocket::is_wanted(&head.path, &head.headers) => {
+                self.upgrade(&head, &answer, upgrade, fault)
+            }
+            reply => Ok(respond(&head, reply, fault.as_ref())),
+        });
         let mut requests = held(&self.cluster.requests);
         let entry = &mut requests[entry];
         entry.received = body.read;
@@ -125,6 +134,28 @@ impl Connection {
             entry.sent = response.body().length();
         }
         response
+    }
+
+    /// Leads a WebSocket to the port that a call's answer names.
+    fn upgrade(
+        &self,
+        head: &Head,
+        answer: &Answer,
+        upgrade: OnUpgrade,
+        fault: Option<What>,
+    ) -> Result<Response<Content>, Dropped> {
+        let headers = match websocket::agreement(&head.headers) {
+            Ok(headers) => headers,
+            Err(failure) => return Ok(respond(head, Err(failure), None)),
+        };
+        let port = answer.data["port"].as_str().unwrap_or_default();
+        if !console::connect(&self.cluster, port, upgrade, fault) {
+            return Err(Dropped);
+        }
+        let mut response = Response::new(Content::new(vec![], false));
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = headers;
+        Ok(response)
     }
 
     fn note(&self, head: &Head, fault: bool) -> usize {

@@ -88,7 +88,9 @@
 //!
 //! - TPM, firewall, VLANs, MTU and PCI devices stay in the configuration: nothing comes of them.
 //! - Drives and network cards of a VM that runs are not plugged or unplugged, but pending until it stops.
-//! - There are no snapshots, no consoles over the API, no migration of what runs, and no storages but folders.
+//! - There are no snapshots, no migration of what runs, and no storages but folders.
+//! - Consoles are serial ones only, and what a client types goes nowhere. In what a guest says there, its address is the one
+//!   at which it is reached, as the agent tells it.
 //! - Checksums are SHA-2's. A 401 comes at once, and not after 3 s.
 
 mod access;
@@ -122,6 +124,7 @@ mod tls;
 mod upload;
 mod vm;
 mod volumes;
+mod websocket;
 
 pub use behaviour::{BEHAVIOURS, Behaviour, Known};
 pub use fault::{Fault, What};

@@ -83,6 +83,19 @@ impl Failure {
         Failure::parameters([(name.to_owned(), wrong.into())].into())
     }
 
+    /// How a task ends that fails so.
+    pub fn exit(&self) -> String {
+        let errors = self.errors.iter();
+        let errors = errors.map(|(name, wrong)| format!("{name}: {}", wrong.trim()));
+        let told = [vec![self.reason.clone()], errors.collect()]
+            .concat()
+            .join(" ");
+        match self.errors.is_empty() {
+            true => told,
+            false => format!("{} {told}", self.status),
+        }
+    }
+
     pub fn content(&self) -> Vec<u8> {
         match self.body {
             Body::Empty => vec![],

@@ -133,6 +133,14 @@ pub const SHUTDOWN: &[Param] = &[
     may("forceStop", Flag),
 ];
 pub const REBOOT: &[Param] = &[may("timeout", COUNT)];
+pub const TERMINAL: &[Param] = &[may(
+    "serial",
+    OneOf(&["serial0", "serial1", "serial2", "serial3"]),
+)];
+pub const WEBSOCKET: &[Param] = &[
+    must("port", Integer(5900, 5999)),
+    must("vncticket", Text(512)),
+];
 pub const EXEC: &[Param] = &[must("command", List), may("input-data", Text(64 << 10))];
 pub const EXEC_STATUS: &[Param] = &[must("pid", COUNT)];
 

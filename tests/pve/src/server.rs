@@ -120,9 +120,10 @@ impl Server {
         held(&self.cluster.faults).add(fault);
     }
 
-    /// Lets nothing more go wrong.
+    /// Lets nothing more go wrong. Tasks that hang go on.
     pub fn relent(&self) {
         held(&self.cluster.faults).clear();
+        self.cluster.relents.send_replace(());
     }
 
     /// All calls so far.
@@ -249,5 +250,6 @@ async fn converse(stream: TcpStream, acceptor: TlsAcceptor, connection: Connecti
         .timer(TokioTimer::new())
         .header_read_timeout(idle)
         .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades()
         .await;
 }

@@ -33,6 +33,7 @@ pub const BUILDER: &[&str] = &[
     "VM.Config.Memory",
     "VM.Config.Network",
     "VM.Config.Options",
+    "VM.Console",
     "VM.Migrate",
     "VM.Monitor",
     "VM.PowerMgmt",

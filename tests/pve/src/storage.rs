@@ -2,7 +2,6 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
 
 use serde_json::{Value, json};
 
@@ -30,8 +29,8 @@ pub struct Volume {
     pub size: u64,
     /// Bytes on the host's disk.
     pub used: u64,
-    /// Seconds since 1970.
-    pub made: u64,
+    /// When its file was changed last, in seconds since 1970.
+    pub changed: i64,
     /// Of a disk: the VM that has it.
     pub owner: Option<u32>,
     /// Of a linked clone: the file name of what is beneath it.
@@ -138,7 +137,6 @@ impl Store {
         let file = path.file_name()?.to_str()?;
         let extension = path.extension()?.to_str()?;
         let facts = std::fs::metadata(path).ok()?;
-        let made = facts.modified().ok()?.duration_since(UNIX_EPOCH).ok()?;
         let mut volume = Volume {
             id: format!("{}:{content}/{file}", self.name()),
             path: path.to_owned(),
@@ -146,7 +144,7 @@ impl Store {
             format: extension.to_owned(),
             size: facts.len(),
             used: facts.blocks() * 512,
-            made: made.as_secs(),
+            changed: facts.ctime(),
             owner: None,
             base: None,
         };
@@ -244,7 +242,7 @@ impl Volume {
     pub fn described(&self) -> Value {
         let mut shown = json!({
             "volid": self.id, "content": self.content, "format": self.format, "size": self.size, "used": self.used,
-            "ctime": self.made,
+            "ctime": self.changed,
         });
         if let Some(owner) = self.owner {
             shown["vmid"] = json!(owner);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
@@ -34,6 +35,8 @@ pub struct Worker {
     pub upid: String,
     pub fault: Option<What>,
     warnings: AtomicU32,
+    /// Tells when the server relents after the task's beginning.
+    relents: watch::Receiver<()>,
 }
 
 impl Worker {
@@ -58,11 +61,19 @@ impl Worker {
                 self.warn(message);
                 Ok(())
             }
-            Some(What::TaskHangs) => std::future::pending().await,
+            Some(What::TaskHangs | What::TaskUntold) => {
+                // The cluster, which has the other end, is ours.
+                let _ = self.relents.clone().changed().await;
+                Ok(())
+            }
+            Some(What::TaskKilled) => Err(KILLED.into()),
             _ => Ok(()),
         }
     }
 }
+
+/// What is said of a task whose log does not end as it should.
+const KILLED: &str = "unexpected status";
 
 static PIDS: AtomicU32 = AtomicU32::new(0x7000);
 
@@ -98,6 +109,7 @@ where
         done: CancellationToken::new(),
     });
     let worker = Arc::new(Worker {
+        relents: cluster.relents.subscribe(),
         cluster,
         upid: upid.clone(),
         fault: context.fault.clone(),
@@ -125,8 +137,11 @@ impl Worker {
             ),
             Err(message) => (message.clone(), format!("TASK ERROR: {message}")),
         };
+        let says_so = exit != KILLED;
         self.cluster.world().task(&self.upid, |task| {
-            task.log.push(last);
+            if says_so {
+                task.log.push(last);
+            }
             task.ended = Some(now());
             task.record.exit = Some(exit);
             task.record.ended = Some(Instant::now());

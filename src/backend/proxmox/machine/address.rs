@@ -3,20 +3,52 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use futures_util::future::{FutureExt, LocalBoxFuture};
 use futures_util::stream::FuturesUnordered;
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::console::{Console, Deaf};
 use crate::backend::proxmox::error::Failure;
 use crate::error::{Error, Result};
+use crate::seed;
 use crate::ssh::{self, Login, SshSession};
 
 /// How often the guest agent is asked.
 const PACE: Duration = Duration::from_secs(1);
+
+/// More addresses than these are not tried: a guest that lies should not have us knock everywhere.
+const MOST: usize = 32;
+
+/// Who tells where a guest is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Whoever can: the recipe's static addresses, the guest agent, the guest on its console.
+    Any,
+    /// The guest agent alone.
+    Agent,
+    /// The guest alone, on its console.
+    Console,
+    /// It is here.
+    At(IpAddr),
+}
+
+impl Whereabouts {
+    /// Whether the guest's seed must have it tell its addresses ([`seed::Announce`]).
+    pub fn need_announcing(self) -> bool {
+        matches!(self, Whereabouts::Any | Whereabouts::Console)
+    }
+
+    fn need_agent(self) -> bool {
+        matches!(self, Whereabouts::Any | Whereabouts::Agent)
+    }
+}
 
 /// Who can be logged in to, once it is known where.
 pub struct Door<'d> {
@@ -24,12 +56,16 @@ pub struct Door<'d> {
     pub client_key: &'d ssh_key::PrivateKey,
     pub host_key: &'d ssh_key::PublicKey,
     pub port: u16,
-    /// Addresses that are known before the guest tells any.
+    pub whereabouts: Whereabouts,
+    /// Addresses that are known before anybody tells any.
     pub known: Vec<IpAddr>,
+    /// The instance id in the guest's seed, with which it tells its addresses.
+    pub id: &'d str,
 }
 
 impl Door<'_> {
-    fn login(&self, address: IpAddr) -> Login {
+    /// How to log in at an address.
+    pub fn login(&self, address: IpAddr) -> Login {
         Login {
             address: SocketAddr::new(address, self.port),
             user: self.user.to_owned(),
@@ -39,7 +75,7 @@ impl Door<'_> {
     }
 }
 
-/// Waits until a guest can be worked in, and returns where that is.
+/// Waits until a guest can be worked in, and returns where that is. Its console is read meanwhile, for errors as well.
 pub async fn connect(
     server: &Proxmox,
     vmid: u32,
@@ -47,19 +83,20 @@ pub async fn connect(
     patience: Duration,
 ) -> Result<(SshSession, IpAddr)> {
     let end = Instant::now() + patience;
-    let attempt = async |address: IpAddr| {
-        let left = end.saturating_duration_since(Instant::now());
-        let session = ssh::connect(&door.login(address), left).await;
-        (address, session)
-    };
-    let mut tried = BTreeSet::new();
-    let mut attempts = FuturesUnordered::new();
-    let (mut agent, mut failed) = (Agent::Unasked, vec![]);
-    for address in &door.known {
-        if tried.insert(*address) {
-            attempts.push(attempt(*address));
+    let mut attempts = Attempts::new(door, end);
+    let console = Console::new(server, vmid);
+    let (tell, mut told) = mpsc::channel(MOST);
+    let mut said = BTreeSet::new();
+    let mut following = pin!(console.follow(|line| {
+        let addresses = seed::addresses(line, door.id).into_iter();
+        for address in addresses.filter(|_| door.whereabouts.need_announcing()) {
+            // What finds no room is more than is tried.
+            if said.len() < MOST && said.insert(address) {
+                let _ = tell.try_send(address);
+            }
         }
-    }
+    }));
+    let mut heard = Heard::default();
     let mut next = Instant::now();
     loop {
         let ask = async {
@@ -67,34 +104,96 @@ pub async fn connect(
             interfaces(server, vmid).await
         };
         tokio::select! {
-            Some((address, session)) = attempts.next() => match session {
+            Some((address, session)) = attempts.running.next() => match session {
                 Ok(session) => return Ok((session, address)),
-                Err(error) => failed.push(format!("{address}: {error}")),
+                Err(error) => attempts.failed.push(format!("{address}: {error}")),
             },
-            told = ask, if !matches!(agent, Agent::Forbidden(_)) => {
-                agent = Agent::of(told);
+            answer = ask, if !matches!(heard.agent, Agent::Forbidden(_)) => {
+                heard.agent = Agent::of(answer);
                 next = Instant::now() + PACE;
-                match &agent {
-                    Agent::Told(addresses) => for address in addresses {
-                        if tried.insert(*address) {
-                            attempts.push(attempt(*address));
-                        }
-                    },
-                    Agent::Stopped => return Err(stopped(vmid)),
-                    // Nobody else will tell one.
-                    Agent::Forbidden(_) if tried.is_empty() => break,
+                match &heard.agent {
+                    Agent::Told(addresses) if door.whereabouts.need_agent() => attempts.add(addresses),
+                    Agent::Stopped => return Err(seen(stopped(vmid), &console)),
                     _ => {}
                 }
             }
+            Some(address) = told.recv() => attempts.add(&[address]),
+            deaf = &mut following, if heard.console.is_none() => heard.console = Some(deaf),
             // Attempts end at the same time, and say why.
-            () = sleep_until(end), if attempts.is_empty() => break,
+            () = sleep_until(end), if attempts.running.is_empty() => break,
+        }
+        if attempts.tried.is_empty() && heard.is_nothing_to_come() {
+            break;
         }
     }
-    Err(unreachable(server, vmid, patience, &agent, &failed))
+    let error = unreachable(server, vmid, patience, &heard, &attempts.failed);
+    Err(seen(error, &console))
+}
+
+/// Adds what the guest has said.
+fn seen(error: Error, console: &Console<'_>) -> Error {
+    error.detail("last lines of the serial console", console.tail())
+}
+
+/// Logging in at several addresses at once.
+struct Attempts<'d> {
+    door: &'d Door<'d>,
+    end: Instant,
+    tried: BTreeSet<IpAddr>,
+    running: FuturesUnordered<LocalBoxFuture<'d, (IpAddr, Result<SshSession>)>>,
+    failed: Vec<String>,
+}
+
+impl<'d> Attempts<'d> {
+    /// Begins with what is known.
+    fn new(door: &'d Door<'d>, end: Instant) -> Self {
+        let mut attempts = Attempts {
+            door,
+            end,
+            tried: BTreeSet::new(),
+            running: FuturesUnordered::new(),
+            failed: vec![],
+        };
+        match door.whereabouts {
+            Whereabouts::At(address) => attempts.add(&[address]),
+            Whereabouts::Any => attempts.add(&door.known),
+            Whereabouts::Agent | Whereabouts::Console => {}
+        }
+        attempts
+    }
+
+    /// Tries these, too.
+    fn add(&mut self, addresses: &[IpAddr]) {
+        for address in addresses.iter().copied() {
+            if self.tried.len() < MOST && self.tried.insert(address) {
+                let login = self.door.login(address);
+                let left = self.end.saturating_duration_since(Instant::now());
+                let attempt = async move { (address, ssh::connect(&login, left).await) };
+                self.running.push(attempt.boxed_local());
+            }
+        }
+    }
+}
+
+/// What was heard of a guest, other than addresses.
+#[derive(Default)]
+struct Heard {
+    agent: Agent,
+    /// Why the console is not read.
+    console: Option<Deaf>,
+}
+
+impl Heard {
+    /// Whether nobody will tell an address any more.
+    fn is_nothing_to_come(&self) -> bool {
+        matches!(self.agent, Agent::Forbidden(_)) && self.console.is_some()
+    }
 }
 
 /// What the guest agent said last.
+#[derive(Default)]
 enum Agent {
+    #[default]
     Unasked,
     Told(Vec<IpAddr>),
     Silent(String),
@@ -189,14 +288,14 @@ fn unreachable(
     server: &Proxmox,
     vmid: u32,
     patience: Duration,
-    agent: &Agent,
+    heard: &Heard,
     failed: &[String],
 ) -> Error {
     let seconds = patience.as_secs();
     let error = Error::new(format!(
         "waiting for SSH in the machine {vmid} for {seconds} s"
     ));
-    let told = match agent {
+    let agent = match &heard.agent {
         Agent::Unasked => "the guest agent was not asked".to_owned(),
         Agent::Told(addresses) if addresses.is_empty() => "the guest has no address yet".to_owned(),
         Agent::Told(_) => "the guest agent has told its addresses".to_owned(),
@@ -204,28 +303,43 @@ fn unreachable(
         Agent::Forbidden(failure) => format!("the guest agent must not be asked ({failure})"),
         Agent::Stopped => "it does not run".to_owned(),
     };
-    let console = format!(
-        "to see it boot, run `qm terminal {vmid}` on {} while this waits",
-        server.target.node
-    );
-    if failed.is_empty() {
-        let hint = match agent {
-            Agent::Forbidden(failure) => failure.hint(),
-            _ => None,
-        };
-        let hint = hint.unwrap_or_else(|| {
-            "the image must have the guest agent, or the recipe a static address in `[cloud-init] \
-             network-config`"
-                .to_owned()
-        });
-        let cause = format!("it is not known at which address it is: {told}");
-        return error.cause(cause).hint(format!("{hint}; {console}"));
-    }
+    let told = match &heard.console {
+        None => agent,
+        Some(deaf) => format!("{agent}; its console cannot be read ({deaf})"),
+    };
+    let node = &server.target.node;
+    let look = heard.console.as_ref().map(|deaf| {
+        let look = format!("to see it boot, run `qm terminal {vmid}` on {node} while this waits");
+        deaf.hint()
+            .map_or(look.clone(), |hint| format!("{hint}; {look}"))
+    });
+    let (cause, hint) = match failed.is_empty() {
+        true => (
+            format!("it is not known at which address it is: {told}"),
+            without_address(&heard.agent),
+        ),
+        false => (
+            format!("{}; {told}", failed.join("; ")),
+            "is there a way from here to the bridge? If the guest is only slow, raise `[ssh] timeout`".to_owned(),
+        ),
+    };
+    let hints = [Some(hint), look].into_iter().flatten();
     error
-        .cause(format!("{}; {told}", failed.join("; ")))
-        .hint(format!(
-            "is there a way from here to the bridge? If the guest is only slow, raise `[ssh] timeout`; {console}"
-        ))
+        .cause(cause)
+        .hint(hints.collect::<Vec<_>>().join("; "))
+}
+
+/// What helps if nobody tells where a guest is.
+fn without_address(agent: &Agent) -> String {
+    let hint = match agent {
+        Agent::Forbidden(failure) => failure.hint(),
+        _ => None,
+    };
+    hint.unwrap_or_else(|| {
+        "the image must have the guest agent, or cloud-init and a console on its first serial port, or the recipe a static \
+         address in `[cloud-init] network-config`"
+            .to_owned()
+    })
 }
 
 #[cfg(test)]

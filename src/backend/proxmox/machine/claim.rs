@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::site::Site;
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::leftover::What;
-use crate::backend::proxmox::task::{Ended, Upid};
+use crate::backend::proxmox::task::{Begun, Ended, Upid};
 use crate::error::{Error, Kind, Result};
 use crate::run::{Resource, Run};
 
@@ -22,6 +20,9 @@ const TRIES: usize = 32;
 
 /// How often one is asked for when connections break, the first time included.
 const ATTEMPTS: u32 = 3;
+
+/// How Proxmox VE ends what it says of an id that somebody has.
+pub const TAKEN: &str = "already exists";
 
 /// The kind of the task, as Proxmox VE names it.
 const TASK: &str = "qmcreate";
@@ -36,15 +37,29 @@ pub async fn claim(
     run: &Run,
 ) -> Result<(u32, Resource)> {
     let doing = format!("making a machine on {}", server.target.name);
-    let taken = ids(server).await;
-    let taken = taken.map_err(|failure| failure.during(doing.as_str()))?;
+    let make = async |vmid| create(server, vmid, &parameters(vmid), &doing, run).await;
+    claim_by(server, site, build, run, make).await
+}
+
+/// The same by `make`, which makes a machine under an id, and returns false if the id is taken.
+pub async fn claim_by(
+    server: &Proxmox,
+    site: &Site<'_>,
+    build: &str,
+    run: &Run,
+    make: impl AsyncFn(u32) -> Result<bool>,
+) -> Result<(u32, Resource)> {
+    let doing = format!("making a machine on {}", server.target.name);
+    let there = server.machines().await;
+    let there = there.map_err(|failure| failure.during(doing.as_str()))?;
+    let taken: BTreeSet<u32> = there.iter().map(|machine| machine.vmid).collect();
     let free = site.vmids.clone().filter(|vmid| !taken.contains(vmid));
     for vmid in free.take(TRIES) {
         let machine = run.guard(server.leftover(What::Machine {
             vmid,
             build: build.to_owned(),
         }))?;
-        match create(server, vmid, &parameters(vmid), &doing, run).await? {
+        match make(vmid).await? {
             true => {}
             // Somebody was first, and nothing was made.
             false => {
@@ -57,8 +72,7 @@ pub async fn claim(
         if config.is_some_and(|config| config.is_of(build)) {
             return Ok((vmid, machine));
         }
-        // The task that was found after a lost answer was somebody else's.
-        run.release(&machine)?;
+        // The task that was found after a lost answer was somebody else's. Ours may still come, so the journal keeps it.
     }
     let (first, last) = (site.vmids.start(), site.vmids.end());
     Err(Error::new(doing)
@@ -70,17 +84,6 @@ pub async fn claim(
         )))
 }
 
-/// The ids of the machines on the node that we may see.
-async fn ids(server: &Proxmox) -> Result<BTreeSet<u32>, Failure> {
-    #[derive(Deserialize)]
-    struct Listed {
-        vmid: u32,
-    }
-    let call = Call::get(server.node_path(&["qemu"]));
-    let listed: Vec<Listed> = server.client.call(call).await?;
-    Ok(listed.iter().map(|machine| machine.vmid).collect())
-}
-
 /// Creates a machine; false if the id is taken.
 async fn create(
     server: &Proxmox,
@@ -89,21 +92,28 @@ async fn create(
     doing: &str,
     run: &Run,
 ) -> Result<bool> {
-    let Some(upid) = ask(server, vmid, parameters, doing).await? else {
+    let Some(begun) = ask(server, vmid, parameters, doing).await? else {
         return Ok(false);
     };
-    // While it is made it has no tags, so it is known by its task alone.
-    let task = run.guard(server.leftover(What::Task { upid: upid.clone() }))?;
-    match server.follow(&upid, CREATION).await {
-        Ok(()) => {}
-        Err(Ended::Task(failed)) => {
-            run.release(&task)?;
-            return Err(failed.during(doing, &upid));
-        }
+    let upid = begun.upid;
+    // While it is made it has no tags, so it is known by its task alone. Of one that may be another's, removing the machine
+    // waits until it has some.
+    let task = match begun.may_be_anothers {
+        true => None,
+        false => Some(run.guard(server.leftover(What::Task { upid: upid.clone() }))?),
+    };
+    let failed = match server.follow(&upid, CREATION).await {
+        Ok(()) => None,
+        Err(Ended::Task(failed)) => Some(failed),
         Err(Ended::Untold(error)) => return Err(error),
+    };
+    if let Some(task) = task {
+        run.release(&task)?;
     }
-    run.release(&task)?;
-    Ok(true)
+    match failed {
+        None => Ok(true),
+        Some(failed) => Err(failed.during(doing, &upid)),
+    }
 }
 
 /// Asks for a machine, and returns the task that makes it; `None` if the id is taken.
@@ -112,17 +122,17 @@ async fn ask(
     vmid: u32,
     parameters: &[(&'static str, String)],
     doing: &str,
-) -> Result<Option<Upid>> {
+) -> Result<Option<Begun>> {
     let failed = |failure: Failure| failure.during(doing);
     let call = Call::post(server.node_path(&["qemu"]));
-    let with = |call: Call, (name, value): &(&'static str, String)| call.with(name, value);
+    let with = |call: Call, (name, value): &(&'static str, String)| call.with(*name, value);
     let call = parameters.iter().fold(call, with);
     let before = server.tasks(TASK).await.map_err(failed)?;
     let mut attempt = 0;
     loop {
         attempt += 1;
         let failure = match server.client.call::<Upid>(call.clone()).await {
-            Ok(upid) => return Ok(Some(upid)),
+            Ok(upid) => return Ok(Some(Begun::told(upid))),
             Err(failure) => failure,
         };
         // The second time it may be ourselves who have it, by a call that was heard late: then the journal must keep it.
@@ -137,7 +147,7 @@ async fn ask(
         let about = vmid.to_string();
         let mut new = after.difference(&before);
         match new.find(|upid| upid.about() == about) {
-            Some(upid) => return Ok(Some(upid.clone())),
+            Some(upid) => return Ok(Some(Begun::found(upid.clone()))),
             None if attempt < ATTEMPTS => {}
             None => return Err(failed(failure)),
         }
@@ -145,7 +155,7 @@ async fn ask(
 }
 
 /// Whether an id was refused since somebody has it, or somebody is just now making or removing a machine of it.
-fn is_taken(failure: &Failure) -> bool {
-    failure.why.says("already exists")
+pub(super) fn is_taken(failure: &Failure) -> bool {
+    failure.why.says(TAKEN)
         || failure.why.says("can't lock file") && failure.why.says("got timeout")
 }

@@ -13,7 +13,7 @@ use jiff::tz::TimeZone;
 use crate::error::{Context, Result};
 
 /// What all tags, names and files of ours begin with, and the tag that all machines of ours have.
-const OURS: &str = "imgbuild";
+pub const OURS: &str = "imgbuild";
 
 /// How a time is written: tags have no capital letters and no colons. Always UTC.
 const STAMP: &str = "%Y%m%d-%H%M%S";
@@ -42,11 +42,16 @@ impl Lease {
     }
 
     fn stamp(&self) -> String {
-        self.until.strftime(STAMP).to_string()
+        stamp(self.until)
     }
 
     /// The tag that only what this build made has.
     pub fn tag(build: &str) -> String {
+        format!("{OURS}-{build}")
+    }
+
+    /// The name of every machine of this build.
+    pub fn name(build: &str) -> String {
         format!("{OURS}-{build}")
     }
 
@@ -90,7 +95,13 @@ pub fn split(tags: &str) -> impl Iterator<Item = &str> {
     tags.split([';', ',', ' ']).filter(|tag| !tag.is_empty())
 }
 
-fn time(text: &str) -> Option<Timestamp> {
+/// A time as tags have it.
+pub fn stamp(time: Timestamp) -> String {
+    time.strftime(STAMP).to_string()
+}
+
+/// Reads such a time.
+pub fn time(text: &str) -> Option<Timestamp> {
     let time = DateTime::strptime(STAMP, text).ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }

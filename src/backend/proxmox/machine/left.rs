@@ -1,10 +1,7 @@
 //! What builds on any computer have left on a server.
 
-use serde::Deserialize;
-
 use super::lease::Lease;
 use crate::backend::proxmox::Proxmox;
-use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::leftover::What;
 use crate::run::Resource;
@@ -19,21 +16,14 @@ pub struct Found {
 impl Proxmox {
     /// The machines and seeds of builds on the target's node, machines first.
     pub async fn of_builds(&self) -> Result<Vec<Found>, Failure> {
-        let mut found = self.machines().await?;
+        let mut found = self.leased().await?;
         found.extend(self.seeds().await?);
         Ok(found)
     }
 
-    async fn machines(&self) -> Result<Vec<Found>, Failure> {
-        #[derive(Deserialize)]
-        struct Listed {
-            vmid: u32,
-            tags: Option<String>,
-        }
-        let call = Call::get(self.node_path(&["qemu"]));
-        let listed: Vec<Listed> = self.client.call(call).await?;
-        let ours = listed.into_iter().filter_map(|machine| {
-            let lease = Lease::of_tags(machine.tags.as_deref()?)?;
+    async fn leased(&self) -> Result<Vec<Found>, Failure> {
+        let ours = self.machines().await?.into_iter().filter_map(|machine| {
+            let lease = Lease::of_tags(&machine.tags.join(";"))?;
             let what = What::Machine {
                 vmid: machine.vmid,
                 build: lease.build.clone(),

@@ -2,12 +2,17 @@
 
 mod address;
 mod claim;
+mod clone;
+mod fixed;
 mod hardware;
+pub mod inspect;
 mod lease;
 mod left;
+mod list;
 mod operate;
 mod remove;
 mod site;
+mod template;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -25,22 +30,40 @@ use crate::run::{Resource, Run};
 use crate::ssh::SshSession;
 use crate::store;
 use crate::text::hex;
-pub use address::{Door, static_addresses};
-pub use lease::Lease;
+pub use address::{Door, Whereabouts, static_addresses};
+pub use fixed::Copy;
+use hardware::Change;
+pub use hardware::{Board, Disk, Extras, Hardware, HostPci, Network};
+pub use lease::{Lease, OURS, stamp, time as time_of};
 pub use left::Found;
+pub use list::Listed;
 use operate::OPERATION;
 pub use remove::remove;
 use site::Site;
+pub use template::{Label, Template};
 
 /// How long the node may take to put a seed in its place.
 const COPY: Duration = Duration::from_secs(5 * 60);
 
+/// How much longer than the guest's own time a shutdown may take.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// What a machine's disk begins as.
+pub enum Origin<'s> {
+    /// A copy of a base image.
+    Image(&'s StoredImage),
+    /// An overlay on the disk of the layer of this id, which has a machine's hardware.
+    Layer(u32),
+    /// An overlay on the disk of the finished template of this id.
+    Template(u32),
+}
+
 /// What a machine starts with.
 pub struct Start<'s> {
     pub spec: &'s Spec,
-    /// What its disk is a copy of.
-    pub image: &'s StoredImage,
-    /// The size of its disk in bytes; that of the image if not given.
+    pub hardware: &'s Hardware,
+    pub origin: Origin<'s>,
+    /// The size of its disk in bytes; that of its origin if not given.
     pub disk: Option<u64>,
     /// The volume that tells the guest who it is.
     pub seed: &'s [u8],
@@ -49,13 +72,15 @@ pub struct Start<'s> {
     pub description: &'s str,
 }
 
-/// A machine. It is in the run's journal until it is removed.
+/// A machine. It is in the run's journal until it is removed, or has become a template.
 pub struct Machine<'m> {
     server: &'m Proxmox,
     run: &'m Run,
     pub vmid: u32,
+    lease: Lease,
     machine: Resource,
-    seed: Resource,
+    /// None for one that has none any more.
+    seed: Option<Resource>,
 }
 
 impl<'m> Machine<'m> {
@@ -63,21 +88,40 @@ impl<'m> Machine<'m> {
     ///
     /// Errors: the target does not say where ([`Kind::Usage`]), no id is free ([`Kind::Conflict`]), what the server says.
     pub async fn start(server: &'m Proxmox, start: Start<'_>, run: &'m Run) -> Result<Self> {
-        let site = Site::of(&server.target)?;
+        let site = Site::of(&server.target)?.with(start.hardware);
         let file = start.lease.seed_file();
         let sending = send_seed(server, &site, &file, start.seed, run);
         let seed = run.phase("upload seed", sending).await?;
         let volume = format!("{}:iso/{file}", site.iso);
-        let parameters = |vmid| hardware::parameters(vmid, &start, &site, &volume);
-        let claiming = claim::claim(server, &site, &start.lease.build, parameters, run);
-        let (vmid, machine) = run.phase("create machine", claiming).await?;
+        let (vmid, machine) = match start.origin {
+            Origin::Image(image) => {
+                let parameters = |vmid| hardware::parameters(vmid, &start, image, &site, &volume);
+                let build = &start.lease.build;
+                let claiming = claim::claim(server, &site, build, parameters, run);
+                run.phase("create machine", claiming).await?
+            }
+            Origin::Layer(source) | Origin::Template(source) => {
+                let (linked, pool) = (
+                    (source, clone::Kind::Linked),
+                    start.hardware.pool.as_deref(),
+                );
+                let cloning = clone::clone(server, &site, linked, pool, &start.lease.build, run);
+                run.phase("clone template", cloning).await?
+            }
+        };
         let made = Machine {
             server,
             run,
             vmid,
+            lease: start.lease.clone(),
             machine,
-            seed,
+            seed: Some(seed),
         };
+        if !matches!(start.origin, Origin::Image(_)) {
+            let change = clone::change(&start, &site, &volume);
+            let changing = server.configure(vmid, change);
+            run.phase("set up clone", changing).await?;
+        }
         if let Some(size) = start.disk {
             run.phase("grow disk", made.grow(size)).await?;
         }
@@ -124,12 +168,48 @@ impl<'m> Machine<'m> {
         self.run.phase("boot", connect).await
     }
 
+    /// Asks the guest to power off, and makes it if it does not. Returns whether it had to be made.
+    pub async fn power_off(&self, patience: Duration) -> Result<bool> {
+        let doing = format!("shutting down the machine {}", self.vmid);
+        let path = |what| self.server.machine_path(self.vmid, &["status", what]);
+        let call = Call::post(path("shutdown")).with("timeout", patience.as_secs().to_string());
+        let asked = self.server.operate(call, &doing, patience + MARGIN).await;
+        let Err(error) = asked else {
+            return Ok(false);
+        };
+        if error.get_kind() != Kind::Operation {
+            return Err(error);
+        }
+        self.run.events.log_only(&error.to_string());
+        let doing = format!("stopping the machine {}", self.vmid);
+        let stop = Call::post(path("stop"));
+        self.server.operate(stop, &doing, OPERATION).await?;
+        Ok(true)
+    }
+
+    /// Takes the seed out of a machine that is off, and removes it.
+    pub async fn drop_seed(&mut self) -> Result<()> {
+        if let Some(seed) = &self.seed {
+            let change = Change {
+                delete: vec![hardware::SEED.into()],
+                ..Change::default()
+            };
+            self.server.configure(self.vmid, change).await?;
+            self.run.remove(seed).await?;
+            self.seed = None;
+        }
+        Ok(())
+    }
+
     /// Removes it with its disk and its seed, whatever it is doing.
     pub async fn remove(self) -> Result<()> {
         let run = self.run;
         let remove = async {
             run.remove(&self.machine).await?;
-            run.remove(&self.seed).await
+            match &self.seed {
+                Some(seed) => run.remove(seed).await,
+                None => Ok(()),
+            }
         };
         run.phase("remove machine", remove).await
     }
@@ -162,7 +242,8 @@ async fn send_seed(
         sha256: &hex(&Sha256::digest(content)),
         size: content.len() as u64,
     };
-    let upid = server.upload(&upload, &doing, &run.events).await?;
+    let begun = server.upload(&upload, &doing, &run.events).await?;
+    let upid = begun.upid;
     let task = run.guard(server.leftover(What::Task { upid: upid.clone() }))?;
     match server.follow(&upid, COPY).await {
         Ok(()) => {}

@@ -20,10 +20,10 @@ pub const OPERATION: Duration = Duration::from_secs(5 * 60);
 const ATTEMPTS: u32 = 3;
 
 /// The pause before it is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
+pub const PAUSE: Duration = Duration::from_secs(1);
 
 /// How Proxmox VE ends what it says of a lock that somebody else has had for too long.
-const LOCKED: &str = "got timeout";
+pub const LOCKED: &str = "got timeout";
 
 /// How it ends what it says of a machine that is to be started, and was: by a call whose answer was lost.
 const RUNNING: &str = "already running";
@@ -31,17 +31,32 @@ const RUNNING: &str = "already running";
 /// The part of a configuration that is of interest.
 #[derive(Debug, Deserialize)]
 pub struct Config {
+    pub name: Option<String>,
     tags: Option<String>,
     /// What is being done with the machine.
     pub lock: Option<String>,
     scsi0: Option<String>,
+    template: Option<u8>,
+    pub description: Option<String>,
 }
 
 impl Config {
-    /// Whether this build made the machine.
+    /// Whether this build made the machine. A clone has its name from the beginning, but its source's tags.
     pub fn is_of(&self, build: &str) -> bool {
-        let tags = self.tags.as_deref().unwrap_or_default();
-        lease::split(tags).any(|tag| tag == Lease::tag(build))
+        self.name.as_deref() == Some(&Lease::name(build)) || self.has(&Lease::tag(build))
+    }
+
+    pub fn tags(&self) -> impl Iterator<Item = &str> {
+        lease::split(self.tags.as_deref().unwrap_or_default())
+    }
+
+    pub fn has(&self, tag: &str) -> bool {
+        self.tags().any(|other| other == tag)
+    }
+
+    /// Whether it is a template.
+    pub fn is_template(&self) -> bool {
+        self.template == Some(1)
     }
 
     /// The bytes of the machine's disk.
@@ -61,7 +76,7 @@ impl Proxmox {
     }
 
     /// The configuration of a machine; `None` if there is none of this id.
-    pub(super) async fn machine_config(&self, vmid: u32) -> Result<Option<Config>, Failure> {
+    pub async fn machine_config(&self, vmid: u32) -> Result<Option<Config>, Failure> {
         let call = Call::get(self.machine_path(vmid, &["config"]));
         match self.client.call(call).await {
             Ok(config) => Ok(Some(config)),

@@ -1,5 +1,6 @@
 //! Removing a machine: the orderly end, and what is left of one.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use super::operate::OPERATION;
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
+use crate::backend::proxmox::error::Failure;
 use crate::error::{Error, Result};
 
 /// How long removing a machine with its disks may take.
@@ -18,8 +20,9 @@ const MAKING: Duration = Duration::from_secs(5 * 60);
 /// How often that is looked at.
 const PACE: Duration = Duration::from_secs(1);
 
-/// What a machine that is being made is locked with. It has nothing else yet, no tags either.
-const MAKING_LOCK: &str = "create";
+/// What a machine that is being made is locked with. It has nothing else yet, no tags either; or, of a clone with several disks,
+/// only some of them.
+const MAKING_LOCKS: [&str; 2] = ["create", "clone"];
 
 /// Removes the machine of this id if this build made it, with its disks, whatever it is doing. One that is gone, or that
 /// somebody else has made under the id, is success.
@@ -35,10 +38,10 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
     }
     let stop = Call::post(server.machine_path(vmid, &["status", "stop"]));
     server.operate(stop, &doing, OPERATION).await?;
-    let delete = Call::delete(server.machine_path(vmid, &[]))
-        .with("purge", "1")
-        .with("destroy-unreferenced-disks", "1");
-    match server.operate(delete, &doing, REMOVAL).await {
+    match server
+        .operate(deletion(server, vmid), &doing, REMOVAL)
+        .await
+    {
         Ok(()) => Ok(()),
         // It may have been heard though its answer was lost.
         Err(error) => match is_ours(server, vmid, build, &doing).await? {
@@ -48,8 +51,55 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
     }
 }
 
+/// What Proxmox VE says of a template whose disks others are overlays of.
+const IN_USE: &str = "is still in use";
+
+impl Proxmox {
+    /// The machines whose disks are overlays of a template's, as far as the storage for disks tells.
+    pub async fn users_of(&self, vmid: u32) -> Result<BTreeSet<u32>, Failure> {
+        let Some(storage) = &self.target.images else {
+            return Ok(BTreeSet::new());
+        };
+        let volumes = self.volumes(storage, "images").await?;
+        let base = format!("base-{vmid}-");
+        let above = volumes.into_iter().filter(|volume| {
+            let parent = volume.parent.as_deref();
+            parent.is_some_and(|parent| parent.contains(&base))
+        });
+        Ok(above.filter_map(|volume| volume.vmid).collect())
+    }
+
+    /// Removes a template with its disks. The server refuses while others are overlays of them.
+    pub(super) async fn remove_template(&self, vmid: u32) -> Result<()> {
+        let doing = format!("removing the template {vmid} from {}", self.target.name);
+        match self.operate(deletion(self, vmid), &doing, REMOVAL).await {
+            Ok(()) => Ok(()),
+            Err(error) => match self.machine_config(vmid).await {
+                // It may have been heard though its answer was lost, or somebody else was first.
+                Ok(None) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Removes a layer; false if others are made of it, so that it stays.
+    pub async fn remove_layer(&self, vmid: u32) -> Result<bool> {
+        match self.remove_template(vmid).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.get_cause().is_some_and(|why| why.contains(IN_USE)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn deletion(server: &Proxmox, vmid: u32) -> Call {
+    Call::delete(server.machine_path(vmid, &[]))
+        .with("purge", "1")
+        .with("destroy-unreferenced-disks", "1")
+}
+
 /// Whether there is a machine of this id, and the build made it. One that is being made is waited for.
-async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Result<bool> {
+pub(super) async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Result<bool> {
     let began = Instant::now();
     loop {
         let config = server.machine_config(vmid).await;
@@ -57,11 +107,9 @@ async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Resul
         let Some(config) = config else {
             return Ok(false);
         };
-        if config.is_of(build) {
-            return Ok(true);
-        }
-        if config.lock.as_deref() != Some(MAKING_LOCK) {
-            return Ok(false);
+        let lock = config.lock.as_deref();
+        if !lock.is_some_and(|lock| MAKING_LOCKS.contains(&lock)) {
+            return Ok(config.is_of(build));
         }
         if began.elapsed() > MAKING {
             return Err(Error::new(doing)

@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::Hardware;
 use crate::backend::proxmox::Target;
 use crate::error::{Error, Kind, Result};
 
@@ -42,5 +43,14 @@ impl<'t> Site<'t> {
             .kind(Kind::Usage)
             .cause(format!("the target has no {}", missing.join(", ")))
             .hint("docs/proxmox.md says what they are for"))
+    }
+
+    /// With what the recipe says instead.
+    pub fn with(self, hardware: &'t Hardware) -> Self {
+        Site {
+            images: hardware.storage.as_deref().unwrap_or(self.images),
+            bridge: hardware.bridge.as_deref().unwrap_or(self.bridge),
+            ..self
+        }
     }
 }

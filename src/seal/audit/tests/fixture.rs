@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::disk::Origin;
 pub use crate::disk::tests::fixture::{debugfs, disk, place, run};
 use crate::error::Result;
 use crate::seal::audit::{Finding, Report, Subject, audit};
@@ -30,6 +31,15 @@ pub fn plan(keep: &[Item]) -> Plan {
 
 /// Audits with this plan.
 pub fn audit_with(image: &Path, format: Format, plan: &Plan) -> Result<Report> {
+    let disk = Origin::File {
+        path: image.to_owned(),
+        format,
+    };
+    audit_of(&disk, plan)
+}
+
+/// Audits a disk, wherever it is.
+pub fn audit_of(disk: &Origin, plan: &Plan) -> Result<Report> {
     let evidence = Evidence {
         host_key: HOST_KEY.into(),
         instance_id: INSTANCE.into(),
@@ -38,7 +48,7 @@ pub fn audit_with(image: &Path, format: Format, plan: &Plan) -> Result<Report> {
         .enable_time()
         .build()
         .unwrap()
-        .block_on(audit(image, format, plan, &evidence))
+        .block_on(audit(disk, plan, &evidence))
 }
 
 /// The findings of an audit of a raw image that can be read.

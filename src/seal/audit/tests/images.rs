@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use super::fixture::{Tree, audit_with, disk, findings, place, places, plan};
+use super::fixture::{Tree, audit_of, audit_with, disk, findings, place, places, plan};
+use crate::disk::tests::remote::origin;
 use crate::seal::Item;
 use crate::seal::audit::Subject;
 use crate::source::Format;
@@ -31,6 +32,20 @@ fn every_kind_of_qcow2_is_read() {
         );
         assert_eq!(report.findings, findings(&raw, &[]));
     }
+}
+
+#[test]
+fn a_disk_that_is_elsewhere_is_found_the_same() {
+    let tree = Tree::sealed();
+    tree.file("/tmp/left", "x");
+    let raw = tree.image();
+    let disk = origin(fs::read(&raw).unwrap());
+    let report = audit_of(&disk, &plan(&[])).unwrap();
+    assert_eq!(
+        places(&report.findings),
+        [(Subject::Item(Item::Tmp), "/tmp/left")]
+    );
+    assert!(report.files > 0);
 }
 
 #[test]

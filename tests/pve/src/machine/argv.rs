@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::machine::firmware;
 use crate::vm::Config;
@@ -109,22 +109,27 @@ fn drive_args(spec: &Spec) -> Vec<String> {
         if key == "efidisk0" {
             continue;
         }
-        let fixed = drive.is_cdrom() || drive.get("ro") == Some("1");
-        args.push("-blockdev".into());
-        // What a test's guest flushes need not reach the host's disk.
-        let cache = json!({"no-flush": true});
-        args.push(
-            json!({
-                "driver": format, "node-name": node(key), "read-only": fixed, "discard": "unmap",
-                "cache": cache, "file": {"driver": "file", "filename": path, "cache": cache},
-            })
-            .to_string(),
-        );
-        if let Some(device) = device(spec, key, &drive) {
-            args.extend(["-device".into(), device]);
+        let block = block(key, &drive, path, format);
+        args.extend(["-blockdev".into(), block.to_string()]);
+        if let Some(mut device) = device(key, &drive, spec.get("machine").contains("q35")) {
+            if let Some(index) = boot_index(spec, key) {
+                device["bootindex"] = json!(index);
+            }
+            args.extend(["-device".into(), device.to_string()]);
         }
     }
     args
+}
+
+/// The file of a drive, as QEMU is to open it.
+pub fn block(key: &str, drive: &Drive, path: &Path, format: &str) -> Value {
+    let fixed = drive.is_cdrom() || drive.get("ro") == Some("1");
+    // What a test's guest flushes need not reach the host's disk.
+    let cache = json!({"no-flush": true});
+    json!({
+        "driver": format, "node-name": node(key), "read-only": fixed, "discard": "unmap",
+        "cache": cache, "file": {"driver": "file", "filename": path, "cache": cache},
+    })
 }
 
 fn firmware_args(spec: &Spec) -> Vec<String> {
@@ -150,22 +155,27 @@ fn flash(unit: u8, path: &Path, format: &str, how: &str) -> String {
     format!("if=pflash,unit={unit},format={format},{how},file={path}")
 }
 
-fn device(spec: &Spec, key: &str, drive: &Drive) -> Option<String> {
+/// What the guest sees of a drive.
+pub fn device(key: &str, drive: &Drive, q35: bool) -> Option<Value> {
     let stem = key.trim_end_matches(|c: char| c.is_ascii_digit());
     let n: u32 = key[stem.len()..].parse().ok()?;
     let kind = if drive.is_cdrom() { "cd" } else { "hd" };
     let mut device = match stem {
-        "scsi" => format!("scsi-{kind},bus=scsihw0.0,scsi-id={},lun={}", n / 8, n % 8),
-        "virtio" => "virtio-blk-pci".into(),
-        "sata" => format!("ide-{kind},bus=ahci0.{n}"),
-        "ide" if spec.get("machine").contains("q35") => format!("ide-{kind},bus=ide.{n}"),
-        "ide" => format!("ide-{kind},bus=ide.{},unit={}", n / 2, n % 2),
+        // A guest knows its SCSI disks by this name.
+        "scsi" => json!({
+            "driver": format!("scsi-{kind}"), "bus": "scsihw0.0", "scsi-id": n / 8, "lun": n % 8,
+            "device_id": node(key),
+        }),
+        "virtio" => json!({"driver": "virtio-blk-pci"}),
+        "sata" => json!({"driver": format!("ide-{kind}"), "bus": format!("ahci0.{n}")}),
+        "ide" if q35 => json!({"driver": format!("ide-{kind}"), "bus": format!("ide.{n}")}),
+        "ide" => json!({
+            "driver": format!("ide-{kind}"), "bus": format!("ide.{}", n / 2), "unit": n % 2,
+        }),
         _ => return None,
     };
-    device.push_str(&format!(",drive={}", node(key)));
-    if let Some(index) = boot_index(spec, key) {
-        device.push_str(&format!(",bootindex={index}"));
-    }
+    device["id"] = json!(key);
+    device["drive"] = json!(node(key));
     Some(device)
 }
 
@@ -228,9 +238,13 @@ fn channel_args(spec: &Spec, folder: &Path) -> Vec<String> {
         ));
     }
     for key in spec.config.keys().filter(|key| key.starts_with("serial")) {
+        // What is said while nobody is connected is lost to all but the file.
         args.extend([
             "-chardev".into(),
-            format!("file,id={key},append=on,path={}", path(key)),
+            format!(
+                "socket,id={key},server=on,wait=off,path={}.socket,logfile={0},logappend=on",
+                path(key)
+            ),
         ]);
         args.extend(words(&format!("-serial chardev:{key}")));
     }

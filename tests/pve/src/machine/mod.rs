@@ -6,7 +6,7 @@ pub mod firmware;
 mod qemu;
 mod sandbox;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::storage::Volume;
+use crate::vm::disk::Drive;
 use qemu::Qemu;
 use sandbox::Sandbox;
 
@@ -100,6 +101,28 @@ impl Machine {
         match &self.guest {
             Guest::Qemu(qemu) => qemu.resize(key, bytes).await,
             Guest::Sandbox(sandbox) => sandbox.resize(volume, bytes).await,
+        }
+    }
+
+    /// Gives the guest a drive.
+    pub async fn plug(
+        &self,
+        key: &str,
+        drive: &Drive,
+        path: &Path,
+        format: &str,
+    ) -> Result<(), String> {
+        match &self.guest {
+            Guest::Qemu(qemu) => qemu.plug(key, drive, path, format).await,
+            Guest::Sandbox(sandbox) => sandbox.plug(key, path, format).await,
+        }
+    }
+
+    /// Takes a drive away from the guest.
+    pub async fn unplug(&self, key: &str) -> Result<(), String> {
+        match &self.guest {
+            Guest::Qemu(qemu) => qemu.unplug(key).await,
+            Guest::Sandbox(sandbox) => sandbox.unplug(key).await,
         }
     }
 

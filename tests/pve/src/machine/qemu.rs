@@ -12,9 +12,14 @@ use super::Spec;
 use super::argv;
 use super::channel::Channel;
 use crate::process::{self, Mortal};
+use crate::vm::disk::Drive;
 
 /// How long QEMU may take to connect to its control socket under a heavy load.
 const STARTUP: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a device is gone, and how often at most: as long as Proxmox looks.
+const UNPLUG_PACE: Duration = Duration::from_millis(50);
+const UNPLUG_TRIES: u32 = 100;
 
 /// A running QEMU.
 pub struct Qemu {
@@ -70,6 +75,42 @@ impl Qemu {
     pub async fn resize(&self, key: &str, bytes: u64) -> Result<(), String> {
         let arguments = json!({"node-name": argv::node(key), "size": bytes});
         self.command("block_resize", arguments).await.map(|_| ())
+    }
+
+    /// Gives the guest a drive.
+    pub async fn plug(
+        &self,
+        key: &str,
+        drive: &Drive,
+        path: &Path,
+        format: &str,
+    ) -> Result<(), String> {
+        let device = argv::device(key, drive, false).ok_or("no such bus")?;
+        let block = argv::block(key, drive, path, format);
+        self.command("blockdev-add", block).await?;
+        let added = self.command("device_add", device).await;
+        if added.is_err() {
+            self.forget(key).await?;
+        }
+        added.map(|_| ())
+    }
+
+    /// Takes a drive away from the guest.
+    pub async fn unplug(&self, key: &str) -> Result<(), String> {
+        self.command("device_del", json!({"id": key})).await?;
+        self.forget(key).await
+    }
+
+    /// Closes a drive's file once the device that has it is gone: QEMU answers before that.
+    async fn forget(&self, key: &str) -> Result<(), String> {
+        let node = json!({"node-name": argv::node(key)});
+        for _ in 0..UNPLUG_TRIES {
+            if self.command("blockdev-del", node.clone()).await.is_ok() {
+                return Ok(());
+            }
+            tokio::time::sleep(UNPLUG_PACE).await;
+        }
+        Err(format!("error on hot-unplugging device '{key}'"))
     }
 
     async fn command(&self, name: &str, arguments: Value) -> Result<Value, String> {

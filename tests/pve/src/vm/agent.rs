@@ -11,7 +11,7 @@ use crate::machine::{Machine, has_agent};
 use crate::reply::{Failure, Reply};
 
 /// Where QEMU's user network lets a guest believe to be.
-const BELIEVED: &str = "10.0.2.15";
+pub const BELIEVED: &str = "10.0.2.15";
 
 /// How long the agent has for the first word, and for an answer.
 const PING: Duration = Duration::from_secs(3);

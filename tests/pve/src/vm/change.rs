@@ -8,6 +8,7 @@ use crate::fault::What;
 use crate::reply::{Failure, Reply};
 use crate::vm::create::options;
 use crate::vm::disk::{Drive, Made, Maker, is_drive, is_unused};
+use crate::vm::plug::{Plugged, Running};
 use crate::vm::rights::{self, Place};
 use crate::vm::{Config, LOCK, Vm, config};
 use crate::{storage, task};
@@ -25,7 +26,7 @@ pub async fn in_task(context: Context) -> Reply {
             change
                 .apply(&cluster, worker.fault.as_ref())
                 .await
-                .map_err(|failure| failure.reason)?;
+                .map_err(|failure| failure.exit())?;
             worker.middle().await
         },
     );
@@ -121,8 +122,9 @@ impl Change {
                 *value = config::unique_tags(value);
             }
         }
+        let plugged = self.plug(cluster).await?;
         let node = self.node.clone();
-        let freed = self.write(cluster)?;
+        let freed = self.write(cluster, &plugged)?;
         made.keep();
         for id in freed {
             if let Ok((_, volume)) = storage::volume(cluster, &node, &id) {
@@ -131,19 +133,40 @@ impl Change {
                     .map_err(|error| Failure::died(error.to_string()))?;
             }
         }
-        Ok(())
+        match plugged.refused.is_empty() {
+            true => Ok(()),
+            false => Err(Failure::parameters(plugged.refused)),
+        }
+    }
+
+    /// Lets a running machine have what it can have at once.
+    async fn plug(&self, cluster: &Cluster) -> Result<Plugged, Failure> {
+        let running = {
+            let mut world = cluster.world();
+            Running::of(world.vm(&self.node, self.vmid)?)
+        };
+        match running {
+            None => Ok(Plugged::default()),
+            Some(running) => {
+                let place = (cluster, self.node.as_str());
+                running.change(place, &self.set, &self.delete).await
+            }
+        }
     }
 
     /// Gives the volumes that go.
-    fn write(self, cluster: &Cluster) -> Result<Vec<String>, Failure> {
+    fn write(self, cluster: &Cluster, plugged: &Plugged) -> Result<Vec<String>, Failure> {
         let mut world = cluster.world();
         let vm = world.vm(&self.node, self.vmid)?;
         let mut freed = vec![];
         for name in &self.revert {
             vm.pending.remove(name);
         }
+        let waits = |vm: &Vm, name: &str| {
+            vm.is_running() && !changes_at_once(name) && !plugged.taken.contains(name)
+        };
         for name in self.delete {
-            if vm.is_running() && !changes_at_once(&name) {
+            if waits(vm, &name) {
                 vm.pending.insert(name, None);
                 continue;
             }
@@ -158,7 +181,7 @@ impl Change {
             }
         }
         for (name, value) in self.set {
-            if vm.is_running() && !changes_at_once(&name) {
+            if waits(vm, &name) {
                 vm.pending.insert(name, Some(value));
                 continue;
             }

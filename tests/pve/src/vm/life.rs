@@ -1,5 +1,6 @@
 //! Starting and stopping.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -255,21 +256,27 @@ fn files(
     cluster: &Cluster,
     node: &str,
     config: &Config,
-) -> Result<Vec<(String, std::path::PathBuf, String)>, String> {
+) -> Result<Vec<(String, PathBuf, String)>, String> {
     let drives = config.iter().filter(|(key, _)| is_drive(key));
     let drives = drives.map(|(key, value)| (key, Drive::parse(value)));
     drives
         .filter(|(_, drive)| drive.has_volume())
         .map(|(key, drive)| {
-            let (_, volume) =
-                storage::volume(cluster, node, &drive.file).map_err(|failure| failure.reason)?;
-            let format = match volume.format.as_str() {
-                format @ ("qcow2" | "vmdk") => format.to_owned(),
-                _ => "raw".into(),
-            };
-            Ok((key.clone(), volume.path, format))
+            let (path, format) = file(cluster, node, &drive)?;
+            Ok((key.clone(), path, format))
         })
         .collect()
+}
+
+/// The file behind a drive, and its format.
+pub fn file(cluster: &Cluster, node: &str, drive: &Drive) -> Result<(PathBuf, String), String> {
+    let volume = storage::volume(cluster, node, &drive.file);
+    let (_, volume) = volume.map_err(|failure| failure.reason)?;
+    let format = match volume.format.as_str() {
+        format @ ("qcow2" | "vmdk") => format.to_owned(),
+        _ => "raw".into(),
+    };
+    Ok((volume.path, format))
 }
 
 /// A machine is no more, for whatever reason.

@@ -108,6 +108,12 @@ impl Wire {
         self.0.flush()
     }
 
+    /// So many bytes. `None` if the server ends the connection before.
+    pub fn take(&mut self, count: usize) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; count];
+        self.0.read_exact(&mut bytes).is_ok().then_some(bytes)
+    }
+
     /// All until the server ends the connection.
     pub fn rest(mut self) -> std::io::Result<Vec<u8>> {
         let mut all = vec![];

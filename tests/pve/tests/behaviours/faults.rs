@@ -100,6 +100,32 @@ fn a_task_that_fails_leaves_nothing() {
 }
 
 #[test]
+fn a_task_that_is_killed_leaves_what_it_had_made() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    server.inject(Fault::on("POST", "/nodes/*/storage/*/upload").with(What::TaskKilled));
+    let form = Form::new().field("content", "iso").file("a.iso", b"1234");
+    let sent = client.upload(form).unwrap();
+    assert_eq!(client.task(&sent), "unexpected status");
+    assert_eq!(
+        server.inventory().volumes,
+        [("pve/local:iso/a.iso".to_owned(), 2)]
+    );
+}
+
+#[test]
+fn a_task_of_which_nobody_is_told_ends_when_the_server_relents() {
+    let server = Server::start(Setup::new().pace(100));
+    let client = Client::new(&server);
+    server.inject(Fault::on("POST", "/nodes/*/qemu").with(What::TaskUntold));
+    let created = client.post("/nodes/pve/qemu", "vmid=100");
+    created.is(596, "Connection timed out");
+    assert_eq!(server.inventory().running.len(), 1);
+    server.relent();
+    client.until("/nodes/pve/tasks", |tasks| tasks[0]["status"] == "OK");
+}
+
+#[test]
 fn an_id_that_was_taken_is_somebody_elses() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);

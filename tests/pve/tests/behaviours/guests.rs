@@ -9,6 +9,7 @@ use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
 use pve_lab::{Fault, Server, Setup, What};
 
 use crate::client::{Answer, Client, form};
+use crate::consoles::Terminal;
 
 /// Under emulation, with other machines beside it.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -139,4 +140,50 @@ fn the_agent_tells_where_its_guest_is_reached() {
     );
     let down = client.post(&client.vm(100, "/status/shutdown"), "timeout=200");
     assert_eq!(exit(&client, &down), "OK");
+}
+
+#[test]
+fn a_console_has_one_reader_at_a_time() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    has_guest(&client, "virtio0", &[]);
+    let mut first = Terminal::open(&client, "serial0").log_in();
+    first.until("starting serial terminal on interface serial0\r\n");
+    let mut second = Terminal::open(&client, "serial0").log_in();
+    second.until("starting serial terminal on interface serial0\r\n");
+    first.until("Linux version");
+    drop(first);
+    // What was said before is not kept for it.
+    let heard = second.until("tiny: sshd is up");
+    assert!(!heard.contains("Linux version"), "{heard}");
+}
+
+#[test]
+fn a_plugged_disk_is_known_by_its_key_and_may_be_read_only() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let more = [
+        ("agent", "enabled=1"),
+        ("boot", "order=scsi0"),
+        ("scsi5", "local:0.01"),
+    ];
+    let change = |form: &str| client.put(&client.vm(100, "/config"), form);
+    has_guest(&client, "scsi0", &more);
+    let begin = Instant::now();
+    while client.post(&client.vm(100, "/agent/ping"), "").status != 200 {
+        assert!(begin.elapsed() < DEADLINE);
+    }
+    change("delete=scsi5").is(200, "OK");
+    let volume = client.config(100)["unused0"].as_str().unwrap().to_owned();
+    change(&form(&[("scsi6", &format!("{volume},ro=1"))])).is(200, "OK");
+    let script = "until disk=$(grep -l drive-scsi6 /sys/block/*/device/vpd_pg83); do sleep 1; done; \
+                  cat ${disk%/device/vpd_pg83}/ro";
+    let command = [("command", "sh"), ("command", "-c"), ("command", script)];
+    let pid = client
+        .post(&client.vm(100, "/agent/exec"), &form(&command))
+        .data()["pid"]
+        .clone();
+    let path = client.vm(100, &format!("/agent/exec-status?pid={pid}"));
+    let ended = client.until_in(DEADLINE, &path, |status| status["exited"] == 1);
+    assert_eq!(ended["out-data"], "1\n", "{ended}");
 }

@@ -2,6 +2,7 @@
 
 mod by_hand;
 mod client;
+mod consoles;
 mod creating;
 mod errors;
 mod faults;
@@ -9,6 +10,7 @@ mod guests;
 mod http;
 mod life;
 mod locks;
+mod plugging;
 mod rights;
 mod sandboxes;
 mod tasks;

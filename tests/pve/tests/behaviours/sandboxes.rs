@@ -310,6 +310,27 @@ fn other_disks_are_under_their_names() {
     assert!(read.stdout == content, "{} bytes", read.stdout.len());
     let refused = place.ssh_with("user", 100, "sudo -n dd if=/dev/zero of=/dev/sdc count=1");
     assert_eq!(refused.status.code(), Some(1));
+    // Plugged out, and in again under another name.
+    let config = place.client.vm(100, "/config");
+    place.client.put(&config, "delete=scsi2").is(200, "OK");
+    assert_eq!(
+        place
+            .ssh(
+                100,
+                "ls /dev/disk/by-id /sys/block /dev/sd* 2>/dev/null || :"
+            )
+            .matches("sd")
+            .count(),
+        0
+    );
+    let volume = place.client.config(100)["unused0"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let drive = form(&[("scsi3", &format!("{volume},ro=1"))]);
+    place.client.put(&config, &drive).is(200, "OK");
+    let read = place.ssh_with("user", 100, "sudo -n cat /dev/sdd");
+    assert!(read.stdout == content, "{} bytes", read.stdout.len());
 }
 
 #[test]

@@ -215,6 +215,21 @@ fn an_upload_names_its_file_in_its_task_s_log() {
 }
 
 #[test]
+fn an_upload_replaces_what_is_there() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_file("iso", "a.iso", b"one");
+    let changed = || {
+        let listed = client.get("/nodes/pve/storage/local/content");
+        listed.data()[0]["ctime"].as_u64().unwrap()
+    };
+    let before = changed();
+    client.has_file("iso", "a.iso", b"two and more");
+    assert_eq!(stored(&server, "local:iso/a.iso"), b"two and more");
+    assert!(changed() >= before);
+}
+
+#[test]
 fn an_upload_with_a_ticket_needs_no_csrf_token() {
     let server = Server::start(Setup::new().user("root@pam", "password"));
     let mut client = Client::new(&server);

@@ -1,7 +1,7 @@
 //! Disks of a sandbox: loop devices, and what a kernel and udev would say of them.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Seek};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -13,6 +13,16 @@ use crate::image;
 /// A read-only device with the raw content of a volume. The device is free again when this is dropped and no guest has it open.
 pub struct Disk {
     _device: File,
+    shown: Shown,
+}
+
+/// What shows it to the sandbox.
+struct Shown {
+    /// As the kernel does in `/sys/block`.
+    block: PathBuf,
+    node: PathBuf,
+    /// As udev does.
+    link: PathBuf,
 }
 
 impl Disk {
@@ -33,8 +43,38 @@ impl Disk {
         let device = tokio::task::spawn_blocking(move || loop_device(&content));
         let device = device.await.map_err(|error| error.to_string())?;
         let device = device.map_err(|error| format!("losetup: {error}"))?;
-        announce(folder, &name(number), &format!("drive-{key}"), &device).map_err(said)?;
-        Ok(Some(Disk { _device: device }))
+        let name = name(number);
+        let link = format!("dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-{key}");
+        let shown = Shown {
+            block: folder.join("block").join(&name),
+            node: folder.join("dev").join(&name),
+            link: folder.join(link),
+        };
+        let announced = shown.announce(&name, key, &device);
+        announced.map_err(said)?;
+        let _device = device;
+        Ok(Some(Disk { _device, shown }))
+    }
+
+    /// Takes it away from the sandbox.
+    pub fn detach(self) -> io::Result<()> {
+        fs::remove_dir_all(&self.shown.block)?;
+        fs::remove_file(&self.shown.link)?;
+        fs::remove_file(&self.shown.node)
+    }
+}
+
+impl Shown {
+    /// Makes it all. The name of the drive, by which a disk is looked for, comes last.
+    fn announce(&self, name: &str, key: &str, mut device: &File) -> io::Result<()> {
+        fs::create_dir_all(self.block.join("device"))?;
+        let bytes = device.seek(io::SeekFrom::End(0))?;
+        fs::write(self.block.join("size"), format!("{}\n", bytes / 512))?;
+        fs::write(self.block.join("ro"), "1\n")?;
+        let (number, mode) = (device.metadata()?.rdev(), Mode::from_raw_mode(0o660));
+        rustix::fs::mknodat(CWD, &self.node, FileType::BlockDevice, mode, number)?;
+        symlink(format!("../../{name}"), &self.link)?;
+        fs::write(self.block.join("device/vpd_pg83"), format!("drive-{key}"))
     }
 }
 
@@ -71,27 +111,6 @@ fn losetup(command: &mut Command) -> io::Result<String> {
             String::from_utf8_lossy(&ended.stderr).trim().to_owned(),
         )),
     }
-}
-
-/// Shows a device as the kernel and udev would. The name of its drive, by which it is looked for, comes last.
-fn announce(folder: &Path, name: &str, drive: &str, device: &File) -> io::Result<()> {
-    let block = folder.join("block").join(name);
-    fs::create_dir_all(block.join("device"))?;
-    let bytes = io::Seek::seek(&mut &*device, io::SeekFrom::End(0))?;
-    fs::write(block.join("size"), format!("{}\n", bytes / 512))?;
-    fs::write(block.join("ro"), "1\n")?;
-    let node = folder.join("dev").join(name);
-    let number = device.metadata()?.rdev();
-    rustix::fs::mknodat(
-        CWD,
-        node,
-        FileType::BlockDevice,
-        Mode::from_raw_mode(0o660),
-        number,
-    )?;
-    let link = format!("dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{drive}");
-    symlink(format!("../../{name}"), folder.join(link))?;
-    fs::write(block.join("device/vpd_pg83"), drive)
 }
 
 #[cfg(test)]

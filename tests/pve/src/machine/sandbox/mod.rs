@@ -164,6 +164,13 @@ impl Sandbox {
         Ok(())
     }
 
+    /// Takes a disk away.
+    pub async fn unplug(&self, key: &str) -> Result<(), String> {
+        let disk = self.disks.lock().await.remove(key);
+        let gone = disk.map_or(Ok(()), Disk::detach);
+        gone.map_err(|error| error.to_string())
+    }
+
     /// Makes a volume longer, which the guest does not notice.
     pub async fn resize(&self, volume: &Volume, bytes: u64) -> Result<(), String> {
         image::resize(&volume.path, &volume.format, bytes).await

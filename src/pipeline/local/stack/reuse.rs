@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use super::{Below, Stack};
 use crate::error::{Error, Result};
 use crate::pipeline::Caching;
-use crate::pipeline::choice::{Choice, Way};
-use crate::plan::{Action, Plan, Step};
-use crate::provision;
+use crate::pipeline::lacks_download;
+use crate::pipeline::local::choice::{Choice, Way};
+use crate::plan::Plan;
 use crate::store::layers::Layer;
 
 impl Stack<'_> {
@@ -129,12 +129,4 @@ impl Stack<'_> {
 fn missing_download(plan: &Plan) -> usize {
     let first = plan.steps.iter().position(lacks_download);
     first.unwrap_or(usize::MAX)
-}
-
-/// Whether the step brings a file to this machine that is not there.
-pub fn lacks_download(step: &Step) -> bool {
-    match &step.action {
-        Action::Download { from, to } => !provision::download_target(from, to).exists(),
-        _ => false,
-    }
 }

@@ -13,15 +13,14 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::choice::Way;
-use super::{Caching, SshGuest};
 use crate::backend::qemu::{Cut, Machine, Saved};
 use crate::error::{Context, Error, Result};
+use crate::pipeline::{Caching, SshGuest};
 use crate::plan::{Key, Keys, Plan, Step};
 use crate::run::Run;
 use crate::store::layers::{Draft, Held, Layers, Manifest, Memory, files};
 use crate::store::space;
 use pending::{Pending, resource};
-pub(super) use reuse::lacks_download;
 
 /// Saving RAM must be less than this part of the work that it may save.
 const WORTH: f64 = 0.5;

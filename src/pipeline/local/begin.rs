@@ -2,14 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use super::SshGuest;
 use super::choice::Way;
 use super::stack::Stack;
-use super::workbench::{Boot, Role, Workbench};
+use super::workbench::{Boot, Workbench};
 use crate::backend::Backing;
 use crate::backend::qemu::{Machine, Saved};
 use crate::error::{Context, Error, Kind, Result};
-use crate::seed::Identity;
+use crate::pipeline::SshGuest;
+use crate::pipeline::bench::Role;
+use crate::pipeline::place::Begun;
+use crate::seed::{Announce, Identity};
 use crate::source::Format;
 use crate::ssh::Login;
 use crate::store::layers::files;
@@ -17,22 +19,13 @@ use crate::store::layers::files;
 /// A guest that was restored answers at once, or something is wrong with it.
 const RESTORED: Duration = Duration::from_secs(10);
 
-/// A guest that can be worked in.
-pub(super) struct Begun<'b> {
-    pub machine: Machine,
-    pub guest: SshGuest<'b>,
-    pub identity: Identity,
-    /// How many of the plan's steps it has behind it.
-    pub steps: usize,
-}
-
 /// Begins with the best of all ways.
 pub(super) async fn begin<'b>(
     bench: &Workbench<'b>,
     stack: &mut Stack<'b>,
     base: &Backing,
     login: &mut Option<Login>,
-) -> Result<Begun<'b>> {
+) -> Result<Begun<'b, Machine>> {
     stack.drop_unwanted();
     while let Some(way) = stack.best_way()? {
         let resumed = bench.boot(async || resume(bench, stack, &way, base.size, login).await);
@@ -60,11 +53,11 @@ async fn from_base<'b>(
     stack: &mut Stack<'b>,
     base: &Backing,
     login: &mut Option<Login>,
-) -> Result<Begun<'b>> {
+) -> Result<Begun<'b, Machine>> {
     let began = Instant::now();
     // Layers are for any recipe with this base, so the guest is not called after one.
-    let identity = Identity::generate(&format!("imgbuild-{}", bench.run.id), "imgbuild")?;
-    let seed = bench.seed(Role::Build, &identity)?;
+    let identity = Identity::generate(&format!("imgbuild-{}", bench.bench.run.id), "imgbuild")?;
+    let seed = bench.bench.seed(Role::Build, &identity, Announce::Not)?;
     let draft = stack.new_draft()?;
     let write = |name: &str, content: &[u8]| {
         let path = draft.file(name);
@@ -83,9 +76,9 @@ async fn from_base<'b>(
     let mut machine = bench.start(boot).await?;
     let mut guest = bench.enter(&mut machine, &identity, None, login).await?;
     let settled = machine.during(guest.settle());
-    bench.run.phase("cloud-init", settled).await?;
+    bench.bench.run.phase("cloud-init", settled).await?;
     let keep = stack.keep(0, began.elapsed(), &mut machine, &mut guest);
-    bench.run.unless_interrupted(keep).await?;
+    bench.bench.run.unless_interrupted(keep).await?;
     Ok(Begun {
         machine,
         guest,
@@ -101,7 +94,7 @@ async fn resume<'b>(
     way: &Way,
     size: u64,
     login: &mut Option<Login>,
-) -> Result<Begun<'b>> {
+) -> Result<Begun<'b, Machine>> {
     stack.take(way)?;
     let (Some(root), Some(last)) = (way.chain.first(), way.chain.last()) else {
         return Err(Error::new("using a layer").cause("there is none"));
@@ -145,7 +138,7 @@ async fn resume<'b>(
         n => format!("; {n} short steps after it are done again, which is quicker than a boot"),
     };
     let text = format!("going on after `{name}`{memory}{again}");
-    bench.run.events.note(text);
+    bench.bench.run.events.note(text);
     let began = Instant::now();
     let mut machine = bench.start(boot).await?;
     match wake(bench, way, &identity, &mut machine, login).await {
@@ -153,8 +146,8 @@ async fn resume<'b>(
             guest.recorded = last.manifest.recorded.clone();
             if !way.memory {
                 let renew = stack.renew(way, began.elapsed(), &mut machine, &mut guest);
-                if let Err(error) = bench.run.unless_interrupted(renew).await {
-                    machine.destroy(bench.run).await?;
+                if let Err(error) = bench.bench.run.unless_interrupted(renew).await {
+                    machine.destroy(bench.bench.run).await?;
                     return Err(error);
                 }
             }
@@ -166,7 +159,7 @@ async fn resume<'b>(
             })
         }
         Err(error) => {
-            machine.destroy(bench.run).await?;
+            machine.destroy(bench.bench.run).await?;
             Err(error)
         }
     }
@@ -189,11 +182,11 @@ async fn wake<'b>(
                     Err(Error::new("waking a restored guest").cause("it does not react"))
                 })
             };
-            bench.run.phase("wake", machine.during(woken)).await?;
+            bench.bench.run.phase("wake", machine.during(woken)).await?;
         }
         false => {
             let settled = machine.during(guest.settle());
-            bench.run.phase("cloud-init", settled).await?;
+            bench.bench.run.phase("cloud-init", settled).await?;
         }
     }
     Ok(guest)

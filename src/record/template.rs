@@ -1,0 +1,63 @@
+//! The file that stands for a template on a server: where it is, and what its disk is.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Context, Error, Kind, Result};
+
+/// The largest such file that is read, in bytes.
+const MAX: u64 = 64 << 10;
+
+/// A template on a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct TemplateFile {
+    /// The version of this format.
+    pub schema: u32,
+    /// What the project calls the server.
+    pub target: String,
+    pub endpoint: String,
+    pub node: String,
+    /// Where its disk is.
+    pub storage: String,
+    pub vmid: u32,
+    /// What it is called there.
+    pub name: String,
+    /// The build that made it.
+    pub build: String,
+    /// sha256 of the disk's content as a guest sees it.
+    pub disk: String,
+    /// Bytes of that.
+    pub size: u64,
+}
+
+impl TemplateFile {
+    /// What a file of this kind is called at its end.
+    pub const EXTENSION: &str = "template";
+
+    /// This format.
+    pub const SCHEMA: u32 = 1;
+
+    /// Whether a file is one, by its name.
+    pub fn is(path: &Path) -> bool {
+        path.extension()
+            .is_some_and(|extension| extension == Self::EXTENSION)
+    }
+
+    /// Reads one.
+    pub fn read(path: &Path) -> Result<Self> {
+        let doing = || format!("reading {}", path.display());
+        if std::fs::metadata(path).doing(doing)?.len() > MAX {
+            return Err(Error::new(doing()).cause("it is far too large"));
+        }
+        let text = std::fs::read(path).doing(doing)?;
+        let file: TemplateFile = serde_json::from_slice(&text).doing(doing)?;
+        match file.schema {
+            Self::SCHEMA => Ok(file),
+            newer => Err(Error::new(doing()).kind(Kind::Usage).cause(format!(
+                "a newer imgbuild has written it: its schema is {newer}"
+            ))),
+        }
+    }
+}

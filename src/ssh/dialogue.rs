@@ -1,0 +1,63 @@
+//! A command in the guest that answers what it is asked, again and again, on one channel.
+
+use std::io::{self, Read};
+
+use ssh2::{Channel, ExtendedData};
+
+use super::SshSession;
+use super::session::lost;
+use crate::error::{Error, Result};
+
+/// How much is shown of what a command says on its stderr.
+const SAID: u64 = 1024;
+
+/// Such a command, with the session that it has for itself. Dropping it ends both.
+pub struct Dialogue {
+    session: SshSession,
+    channel: Channel,
+}
+
+impl SshSession {
+    /// Starts a command to talk with.
+    pub async fn converse(mut self, command: &str) -> Result<Dialogue> {
+        let channel = self.start(command, ExtendedData::Normal).await;
+        let failed = |error| Error::new("starting a command over SSH").caused_by(&error);
+        Ok(Dialogue {
+            channel: channel.map_err(failed)?,
+            session: self,
+        })
+    }
+}
+
+impl Dialogue {
+    /// Tells the command something, and fills `answer` with what it says to that. After an error, or if it is dropped before
+    /// its end, there is nothing more to ask.
+    pub async fn ask(&mut self, question: &[u8], answer: &mut [u8]) -> io::Result<()> {
+        let (session, channel) = (&mut self.session, &mut self.channel);
+        let broken = |error: ssh2::Error| io::Error::other(error.message().to_owned());
+        session.write(channel, question).await.map_err(broken)?;
+        let mut filled = 0;
+        while filled < answer.len() {
+            match channel.read(&mut answer[filled..]) {
+                Ok(0) => return Err(self.ended().await),
+                Ok(read) => {
+                    filled += read;
+                    // Others want their turn, too.
+                    tokio::task::yield_now().await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => session.ready().await,
+                Err(error) => return Err(broken(lost(&error))),
+            }
+        }
+        Ok(())
+    }
+
+    /// What to say of a command that ended before it answered.
+    async fn ended(&mut self) -> io::Error {
+        let mut said = vec![];
+        // Its end came after all that it said, so nothing has to be waited for.
+        let _ = self.channel.stderr().take(SAID).read_to_end(&mut said);
+        let said = crate::text::printable(String::from_utf8_lossy(&said).trim());
+        io::Error::other(format!("the command in the guest ended: {said}"))
+    }
+}
