@@ -99,6 +99,13 @@ struct State {
     live: Vec<Resource>,
 }
 
+/// Takes a resource out once: two who have promised the same thing take it back each for himself.
+fn forget(live: &mut Vec<Resource>, resource: &Resource) {
+    if let Some(at) = live.iter().rposition(|live| live == resource) {
+        live.remove(at);
+    }
+}
+
 /// What a journal on disk says about a build that is over.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Remains {
@@ -135,7 +142,7 @@ impl Journal {
     /// Records that a resource is gone, or has become something that stays (a renamed file).
     pub fn done(&self, resource: &Resource) -> Result<()> {
         self.append(Record::Done(resource.clone()))?;
-        self.state().live.retain(|live| live != resource);
+        forget(&mut self.state().live, resource);
         Ok(())
     }
 
@@ -180,7 +187,7 @@ impl Journal {
         for line in text.lines() {
             match serde_json::from_str(line) {
                 Ok(Record::Add(resource)) => remains.live.push(resource),
-                Ok(Record::Done(resource)) => remains.live.retain(|live| *live != resource),
+                Ok(Record::Done(resource)) => forget(&mut remains.live, &resource),
                 Ok(Record::Kept) => remains.kept = true,
                 Err(_) if !text.ends_with('\n') && text.ends_with(line) => {}
                 Err(error) => {

@@ -19,8 +19,10 @@ mod tls;
 mod upload;
 mod volume;
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use reqwest::Url;
 
@@ -71,6 +73,8 @@ pub const COPY: &str = "imgbuild-copy";
 pub struct Proxmox {
     pub target: Target,
     client: Client,
+    /// The ids of machines that this process has, or is about to have.
+    held: Mutex<BTreeSet<u32>>,
 }
 
 impl Proxmox {
@@ -78,6 +82,7 @@ impl Proxmox {
     pub fn new(target: Target, credentials: Credentials) -> Result<Self> {
         Ok(Proxmox {
             client: Client::new(target.endpoint.clone(), &target.trust, credentials)?,
+            held: Mutex::default(),
             target,
         })
     }

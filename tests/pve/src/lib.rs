@@ -67,8 +67,9 @@
 //! let server = Server::start(Setup::new().sandboxes("out/base/tiny-amd64.qcow2"));
 //! ```
 //!
-//! Guests of this server are the tiny guest's programs in namespaces of their own, under the host's kernel. `status/start` has one
-//! reachable by SSH in about a quarter of a second, for tests that start hundreds. It has the keys, the user and the name that
+//! Guests of this server are the tiny guest's programs in namespaces of their own, under the host's kernel. One costs a tenth of
+//! a second of processor time from `status/start` to its end, and is reached by SSH after a quarter of a second where there is
+//! little else to do: for tests that start hundreds. It has the keys, the user and the name that
 //! the seed in its CD-ROM drive gives it, an agent, and a new boot id at each boot. It goes down and reboots when it is told to, over
 //! the API and from within. What is another than in QEMU:
 //!
@@ -76,8 +77,8 @@
 //! - The root file system is that of the image. What is on the boot disk does not matter (it may be small and empty), and
 //!   nothing is written to it: a clone of a guest's disk does not have what its steps did. A reboot from within keeps what was
 //!   written, a stop does not.
-//! - Other SCSI disks are read-only files, no devices, `/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-scsiN`, with the raw content
-//!   that they had when they were attached.
+//! - Other SCSI disks are read-only and have the raw content that they had when they were attached. They are in `/sys/block` and
+//!   under `/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-scsiN`, without their partitions. They become loop devices of the host.
 //! - The network is the host's, and cannot be changed. sshd listens at the guest's address only; 10.0.2.2 is nowhere.
 //! - root has few capabilities: mounting, setting the clock, making devices and loading modules fail. `/proc` and `/sys`
 //!   are read-only, there are no control groups, and `sync` does nothing.

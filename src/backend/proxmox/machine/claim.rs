@@ -1,6 +1,7 @@
 //! Creating a machine, under an id that nobody else has.
 
 use std::collections::BTreeSet;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use super::site::Site;
@@ -29,32 +30,34 @@ const TASK: &str = "qmcreate";
 
 /// Creates a machine of what `parameters` says for an id, and returns the id with the promise that it will be removed. The id
 /// is claimed by that: the server has no other way, and of two who create one at the same time, one is told so.
-pub async fn claim(
-    server: &Proxmox,
+pub async fn claim<'m>(
+    server: &'m Proxmox,
     site: &Site<'_>,
     build: &str,
     parameters: impl Fn(u32) -> Vec<(&'static str, String)>,
     run: &Run,
-) -> Result<(u32, Resource)> {
+) -> Result<Claimed<'m>> {
     let doing = format!("making a machine on {}", server.target.name);
     let make = async |vmid| create(server, vmid, &parameters(vmid), &doing, run).await;
     claim_by(server, site, build, run, make).await
 }
 
 /// The same by `make`, which makes a machine under an id, and returns false if the id is taken.
-pub async fn claim_by(
-    server: &Proxmox,
+pub async fn claim_by<'m>(
+    server: &'m Proxmox,
     site: &Site<'_>,
     build: &str,
     run: &Run,
     make: impl AsyncFn(u32) -> Result<bool>,
-) -> Result<(u32, Resource)> {
+) -> Result<Claimed<'m>> {
     let doing = format!("making a machine on {}", server.target.name);
     let there = server.machines().await;
     let there = there.map_err(|failure| failure.during(doing.as_str()))?;
     let taken: BTreeSet<u32> = there.iter().map(|machine| machine.vmid).collect();
     let free = site.vmids.clone().filter(|vmid| !taken.contains(vmid));
-    for vmid in free.take(TRIES) {
+    let held = |vmid| Held::take(server, vmid);
+    for held in free.filter_map(held).take(TRIES) {
+        let vmid = held.vmid;
         let machine = run.guard(server.leftover(What::Machine {
             vmid,
             build: build.to_owned(),
@@ -70,7 +73,7 @@ pub async fn claim_by(
         let config = server.machine_config(vmid).await;
         let config = config.map_err(|failure| failure.during(doing.as_str()))?;
         if config.is_some_and(|config| config.is_of(build)) {
-            return Ok((vmid, machine));
+            return Ok(Claimed { machine, held });
         }
         // The task that was found after a lost answer was somebody else's. Ours may still come, so the journal keeps it.
     }
@@ -82,6 +85,36 @@ pub async fn claim_by(
             "remove machines, widen `vmid-range`, or see what `imgbuild gc --target {}` finds",
             server.target.name
         )))
+}
+
+/// An id that was claimed.
+pub struct Claimed<'m> {
+    /// As the journal has it.
+    pub machine: Resource,
+    pub held: Held<'m>,
+}
+
+/// An id that nobody else in this process tries to claim: two machines of one build look alike to whoever asks the server, so
+/// they must not be taken for each other when an answer is lost.
+pub struct Held<'m> {
+    server: &'m Proxmox,
+    pub vmid: u32,
+}
+
+impl<'m> Held<'m> {
+    /// None if somebody has it.
+    fn take(server: &'m Proxmox, vmid: u32) -> Option<Self> {
+        let mut held = server.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.insert(vmid).then_some(Held { server, vmid })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let held = self.server.held.lock();
+        held.unwrap_or_else(PoisonError::into_inner)
+            .remove(&self.vmid);
+    }
 }
 
 /// Creates a machine; false if the id is taken.

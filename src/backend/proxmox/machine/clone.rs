@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::claim::{TAKEN, claim_by, is_taken};
+use super::claim::{Claimed, TAKEN, claim_by, is_taken};
 use super::hardware::{self, Change};
 use super::lease::Lease;
 use super::operate::{LOCKED, PAUSE};
@@ -14,7 +14,7 @@ use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::leftover::What;
 use crate::backend::proxmox::task::{Ended, Upid};
 use crate::error::Result;
-use crate::run::{Resource, Run};
+use crate::run::Run;
 
 /// How long a clone may take: a full one copies all disks.
 const CLONE: Duration = Duration::from_secs(60 * 60);
@@ -32,14 +32,14 @@ pub enum Kind {
 }
 
 /// Clones a machine that is off, or a template. The clone has the source's configuration, but a name of this build.
-pub async fn clone(
-    server: &Proxmox,
+pub async fn clone<'m>(
+    server: &'m Proxmox,
     site: &Site<'_>,
     (source, kind): (u32, Kind),
     pool: Option<&str>,
     build: &str,
     run: &Run,
-) -> Result<(u32, Resource)> {
+) -> Result<Claimed<'m>> {
     let doing = format!("cloning {source} on {}", server.target.name);
     let make = async |vmid: u32| {
         let call = Call::post(server.machine_path(source, &["clone"]))

@@ -93,10 +93,10 @@ impl Proxmox {
         }
         let made = async {
             let cloning = clone::clone(self, &site, (copy.source, Kind::Full), pool, build, run);
-            let (_, resource) = run.phase("copy template", cloning).await?;
+            let claimed = run.phase("copy template", cloning).await?;
             self.make_template(vmid).await?;
             self.label(vmid, &label).await?;
-            run.release(&resource)
+            run.release(&claimed.machine)
         };
         made.await.map_err(|error: Error| {
             error.hint(format!(

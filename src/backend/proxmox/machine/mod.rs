@@ -33,6 +33,7 @@ use crate::ssh::SshSession;
 use crate::store;
 use crate::text::hex;
 pub use address::{Door, Whereabouts, static_addresses};
+use claim::{Claimed, Held};
 pub use fixed::Copy;
 use hardware::Change;
 pub use hardware::{Board, Disk, Extras, Hardware, HostPci, Network};
@@ -80,6 +81,7 @@ pub struct Machine<'m> {
     server: &'m Proxmox,
     run: &'m Run,
     pub vmid: u32,
+    _held: Held<'m>,
     lease: Lease,
     machine: Resource,
     /// None for one that has none any more.
@@ -96,7 +98,7 @@ impl<'m> Machine<'m> {
         let sending = send_seed(server, &site, &file, start.seed, run);
         let seed = run.phase("upload seed", sending).await?;
         let volume = format!("{}:iso/{file}", site.iso);
-        let (vmid, machine) = match start.origin {
+        let Claimed { machine, held } = match start.origin {
             Origin::Image(image) => {
                 let parameters = |vmid| hardware::parameters(vmid, &start, image, &site, &volume);
                 let build = &start.lease.build;
@@ -112,10 +114,12 @@ impl<'m> Machine<'m> {
                 run.phase("clone template", cloning).await?
             }
         };
+        let vmid = held.vmid;
         let made = Machine {
             server,
             run,
             vmid,
+            _held: held,
             lease: start.lease.clone(),
             machine,
             seed: Some(seed),

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::claim::Claimed;
 use super::clone::{self, Kind};
 use super::hardware::{self, Change, Hardware};
 use super::site::Site;
@@ -46,9 +47,10 @@ impl<'m> Machine<'m> {
             &self.lease.build,
             self.run,
         );
-        let (vmid, copy) = copying.await?;
-        let original = std::mem::replace(&mut self.machine, copy);
-        self.vmid = vmid;
+        let Claimed { machine, held } = copying.await?;
+        let original = std::mem::replace(&mut self.machine, machine);
+        self.vmid = held.vmid;
+        self._held = held;
         self.run.remove(&original).await
     }
 

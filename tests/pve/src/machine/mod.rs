@@ -13,6 +13,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
+use crate::storage::Volume;
 use crate::vm::disk::Drive;
 use qemu::Qemu;
 use sandbox::Sandbox;
@@ -95,11 +96,11 @@ impl Machine {
         self.gone.cancelled().await;
     }
 
-    /// Tells the guest that a disk is longer.
-    pub async fn resize(&self, key: &str, bytes: u64) -> Result<(), String> {
+    /// Makes a drive's volume longer, and tells the guest.
+    pub async fn resize(&self, key: &str, volume: &Volume, bytes: u64) -> Result<(), String> {
         match &self.guest {
             Guest::Qemu(qemu) => qemu.resize(key, bytes).await,
-            Guest::Sandbox(sandbox) => sandbox.resize(key, bytes),
+            Guest::Sandbox(sandbox) => sandbox.resize(volume, bytes).await,
         }
     }
 
@@ -121,8 +122,7 @@ impl Machine {
     pub async fn unplug(&self, key: &str) -> Result<(), String> {
         match &self.guest {
             Guest::Qemu(qemu) => qemu.unplug(key).await,
-            // What is in its /dev stays there.
-            Guest::Sandbox(_) => Ok(()),
+            Guest::Sandbox(sandbox) => sandbox.unplug(key).await,
         }
     }
 

@@ -51,7 +51,7 @@ pub async fn resize(context: Context) -> Reply {
                 .get(&vmid)
                 .and_then(|vm| vm.machine.clone());
             match machine {
-                Some(machine) => machine.resize(&key, bytes).await?,
+                Some(machine) => machine.resize(&key, &volume, bytes).await?,
                 None => image::resize(&volume.path, &volume.format, bytes).await?,
             }
             worker.middle().await?;

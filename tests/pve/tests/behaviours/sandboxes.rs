@@ -208,6 +208,7 @@ fn it_cannot_change_the_host() {
         let code = ended.status.code();
         assert!(matches!(code, Some(1..=254)), "{harm}: {ended:?}");
     }
+    assert_eq!(place.root(100, "ls -A /mnt"), "", "the host's files");
     let seen = place.root(100, "ls /proc | grep -c ^[0-9]; cat /proc/1/comm");
     let (count, first) = seen.trim().split_once('\n').unwrap();
     assert!(count.parse::<u32>().unwrap() < 20, "{count} processes");
@@ -295,13 +296,41 @@ fn other_disks_are_under_their_names() {
     let source = place.client.has_file("import", "data.qcow2", &image);
     let drive = format!("local:0,import-from={source},format=qcow2");
     place.has_guest(100, &[("scsi2", &drive)]);
-    let names = place.ssh(100, "ls /dev/disk/by-id");
-    assert_eq!(names, "scsi-0QEMU_QEMU_HARDDISK_drive-scsi2\n");
-    let disk = format!("/dev/disk/by-id/{}", names.trim());
-    let read = place.ssh_with("user", 100, &format!("sudo -n cat {disk}"));
+    let names = place.ssh(100, "ls /dev/disk/by-id /sys/block");
+    let name = "scsi-0QEMU_QEMU_HARDDISK_drive-scsi2";
+    assert_eq!(
+        names,
+        format!("/dev/disk/by-id:\n{name}\n\n/sys/block:\nsdc\n")
+    );
+    let disk = format!("/dev/disk/by-id/{name}");
+    assert_eq!(place.ssh(100, &format!("readlink -f {disk}")), "/dev/sdc\n");
+    let told = place.ssh(100, "cd /sys/block/sdc && cat size ro device/vpd_pg83");
+    assert_eq!(told, "6144\n1\ndrive-scsi2");
+    let read = place.ssh_with("user", 100, "test -b /dev/sdc && sudo -n cat /dev/sdc");
     assert!(read.stdout == content, "{} bytes", read.stdout.len());
-    let refused = place.ssh_with("user", 100, &format!("sudo -n rm {disk}"));
+    let refused = place.ssh_with("user", 100, "sudo -n dd if=/dev/zero of=/dev/sdc count=1");
     assert_eq!(refused.status.code(), Some(1));
+    // Plugged out, and in again under another name.
+    let config = place.client.vm(100, "/config");
+    place.client.put(&config, "delete=scsi2").is(200, "OK");
+    assert_eq!(
+        place
+            .ssh(
+                100,
+                "ls /dev/disk/by-id /sys/block /dev/sd* 2>/dev/null || :"
+            )
+            .matches("sd")
+            .count(),
+        0
+    );
+    let volume = place.client.config(100)["unused0"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let drive = form(&[("scsi3", &format!("{volume},ro=1"))]);
+    place.client.put(&config, &drive).is(200, "OK");
+    let read = place.ssh_with("user", 100, "sudo -n cat /dev/sdd");
+    assert!(read.stdout == content, "{} bytes", read.stdout.len());
 }
 
 #[test]

@@ -21,7 +21,7 @@ while :; do
     for page in /sys/block/*/device/vpd_pg83; do
         grep -q "$1" "$page" 2>/dev/null || continue
         disk=${page#/sys/block/} disk=${disk%%/*}
-        [ -e "/dev/$disk" ] || continue
+        [ -b "/dev/$disk" ] || continue
         echo "$disk $(cat "/sys/block/$disk/size" "/sys/block/$disk/ro" | tr '\n' ' ')"
         exit
     done

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::address::{self, Door};
+use super::claim::Claimed;
 use super::operate::OPERATION;
 use super::site::Site;
 use super::{Machine, Start, clone, hardware, send_seed};
@@ -80,11 +81,13 @@ impl<'m> Inspector<'m> {
         let pool = start.hardware.pool.as_deref();
         let linked = (template, clone::Kind::Linked);
         let cloning = clone::clone(server, &site, linked, pool, build, run);
-        let (vmid, machine) = run.phase("clone template", cloning).await?;
+        let Claimed { machine, held } = run.phase("clone template", cloning).await?;
+        let vmid = held.vmid;
         let machine = Machine {
             server,
             run,
             vmid,
+            _held: held,
             lease: start.lease.clone(),
             machine,
             seed: Some(seed),

@@ -11,7 +11,15 @@ cd layer
 mkdir image upper work root
 mount -t ext4 -o "loop,ro,noload,offset=$OFFSET" "$IMAGE" image
 mount -t overlay -o lowerdir=image,upperdir=upper,workdir=work overlay root
-mkfifo "$FOLDER/ports/button"
+
+# The sandbox's /dev. The disks are there already, and more may come.
+cd /dev
+cp -a fd stdin stdout stderr null zero full random urandom tty ptmx "$FOLDER/dev/"
+cd "$FOLDER/dev"
+ln -s /proc/1/fd/1 ttyS0
+mkdir pts
+mkdir -m 1777 shm
+mkfifo virtio-ports/button
 
 echo "$pid"
 # From here on both are the console.

@@ -4,15 +4,16 @@
 //! - Its root file system is that of the image it was chosen with, whatever is on the VM's boot disk. What it writes is gone when
 //!   the machine is, and is kept over a reboot from within. Nothing is written to the boot disk.
 //! - It is in the host's network, where its sshd listens at the guest's address.
-//! - Other disks are read-only files under `/dev/disk/by-id`, with the content that they had when they were attached; and in
-//!   `/sys/block`, as far as one needs to find them.
+//! - Other SCSI disks are read-only, with the content that they had when they were attached.
 //! - It has few capabilities, its `/proc` and `/sys` are read-only, and it has no control groups: it cannot change the host.
 //!
 //! Making one takes root.
 
+mod disk;
 mod root;
 mod seed;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,9 @@ use super::channel::Channel;
 use super::{Network, Spec};
 use crate::image;
 use crate::process::{self, Mortal};
+use crate::storage::Volume;
 use crate::vm::disk::Drive;
+use disk::Disk;
 use root::Root;
 
 /// The agent's socket, by the name of the port that it has in QEMU.
@@ -47,6 +50,8 @@ pub struct Sandbox {
     interfaces: Value,
     /// The agent talks with one at a time.
     asking: Mutex<()>,
+    /// By their keys in the configuration.
+    disks: Mutex<BTreeMap<String, Disk>>,
 }
 
 impl Sandbox {
@@ -61,6 +66,7 @@ impl Sandbox {
             folder: folder.join("sandbox"),
             interfaces: interfaces(spec),
             asking: Mutex::default(),
+            disks: Mutex::default(),
         };
         let root = Root::of(image).await.map_err(failed)?;
         let furnished = sandbox.furnish(spec);
@@ -80,7 +86,13 @@ impl Sandbox {
         if self.folder.exists() {
             std::fs::remove_dir_all(&self.folder)?;
         }
-        for name in ["layer", "seed", "ports", "disks", "block"] {
+        for name in [
+            "layer",
+            "seed",
+            "block",
+            "dev/virtio-ports",
+            "dev/disk/by-id",
+        ] {
             std::fs::create_dir_all(self.folder.join(name))?;
         }
         seed::unpack(spec, &self.folder.join("seed"))
@@ -135,7 +147,7 @@ impl Sandbox {
     /// Presses the power button. Before the guest has booted nobody notices, as on a real one.
     pub fn power_down(&self) -> Result<(), String> {
         let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let button = self.folder.join("ports/button");
+        let button = self.folder.join("dev/virtio-ports/button");
         let pressed = rustix::fs::open(button, flags, Mode::empty())
             .and_then(|button| rustix::io::write(&button, b"\n"));
         match pressed {
@@ -146,47 +158,28 @@ impl Sandbox {
 
     /// Attaches a disk, if it is one that a guest would find by its name.
     pub async fn plug(&self, key: &str, path: &Path, format: &str) -> Result<(), String> {
-        if !key.starts_with("scsi") {
-            return Ok(());
+        if let Some(disk) = Disk::attach(&self.folder, key, path, format).await? {
+            self.disks.lock().await.insert(key.to_owned(), disk);
         }
-        let whole = self.disk(key);
-        let unfinished = self.folder.join(key);
-        image::convert(path, format, &unfinished, "raw").await?;
-        let shown = std::fs::rename(unfinished, whole).and_then(|()| self.show(key));
-        shown.map_err(|error| error.to_string())
+        Ok(())
     }
 
-    /// What a kernel shows of a disk under `/sys/block`: as much as is asked for.
-    fn show(&self, key: &str) -> io::Result<()> {
-        let sectors = std::fs::metadata(self.disk(key))?.len() / 512;
-        let shown = self.folder.join("block").join(key);
-        std::fs::create_dir_all(shown.join("device"))?;
-        std::fs::write(shown.join("size"), format!("{sectors}\n"))?;
-        std::fs::write(shown.join("ro"), "1\n")?;
-        // Last: whoever looks for a disk looks for this.
-        std::fs::write(shown.join("device/vpd_pg83"), format!("drive-{key}"))
+    /// Takes a disk away.
+    pub async fn unplug(&self, key: &str) -> Result<(), String> {
+        let disk = self.disks.lock().await.remove(key);
+        let gone = disk.map_or(Ok(()), Disk::detach);
+        gone.map_err(|error| error.to_string())
     }
 
-    /// Makes a disk that is attached longer.
-    pub fn resize(&self, key: &str, bytes: u64) -> Result<(), String> {
-        let disk = std::fs::File::options().write(true).open(self.disk(key));
-        match disk.and_then(|disk| disk.set_len(bytes)) {
-            // It has no use for its boot disk.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            resized => resized.map_err(|error| error.to_string()),
-        }
-    }
-
-    /// Where a disk is, under the name that udev gives it in QEMU.
-    fn disk(&self, key: &str) -> PathBuf {
-        let name = format!("disks/scsi-0QEMU_QEMU_HARDDISK_drive-{key}");
-        self.folder.join(name)
+    /// Makes a volume longer, which the guest does not notice.
+    pub async fn resize(&self, volume: &Volume, bytes: u64) -> Result<(), String> {
+        image::resize(&volume.path, &volume.format, bytes).await
     }
 
     /// Waits for the agent, as what is sent to its port in QEMU would. None if it goes while it is asked.
     pub async fn agent(&self, name: &str, arguments: Value) -> Option<Result<Value, String>> {
         let _asking = self.asking.lock().await;
-        let port = self.folder.join("ports").join(AGENT);
+        let port = self.folder.join("dev/virtio-ports").join(AGENT);
         let stream = loop {
             match UnixStream::connect(&port).await {
                 Ok(stream) => break stream,
