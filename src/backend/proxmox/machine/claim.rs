@@ -105,7 +105,8 @@ impl<'m> Held<'m> {
     /// None if somebody has it.
     fn take(server: &'m Proxmox, vmid: u32) -> Option<Self> {
         let mut held = server.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.insert(vmid).then_some(Held { server, vmid })
+        // Not made before it is sure: dropping it would take the id from whoever has it.
+        held.insert(vmid).then(|| Held { server, vmid })
     }
 }
 
