@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use crate::disk::{CHUNK, Disk, Fetch, Origin, Remote};
 
-/// What was asked for: first chunk, count.
-type Asked = Arc<Mutex<Vec<(u64, u64)>>>;
+/// The chunks that were asked for.
+type Asked = Arc<Mutex<Vec<u64>>>;
 
 /// Content that is served.
 struct Served {
@@ -16,19 +16,19 @@ struct Served {
 }
 
 impl Fetch for Served {
-    fn fetch(&mut self, first: u64, count: u64) -> io::Result<Vec<u8>> {
-        self.asked.lock().unwrap().push((first, count));
-        let end = ((first + count) * CHUNK).min(self.content.len() as u64);
-        Ok(self.content[(first * CHUNK) as usize..end as usize].to_vec())
+    fn fetch(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        self.asked.lock().unwrap().push(number);
+        let end = ((number + 1) * CHUNK).min(self.content.len() as u64);
+        Ok(self.content[(number * CHUNK) as usize..end as usize].to_vec())
     }
 }
 
 /// One that answers as it likes.
-struct Answers(fn(u64, u64) -> io::Result<Vec<u8>>);
+struct Answers(fn(u64) -> io::Result<Vec<u8>>);
 
 impl Fetch for Answers {
-    fn fetch(&mut self, first: u64, count: u64) -> io::Result<Vec<u8>> {
-        self.0(first, count)
+    fn fetch(&mut self, number: u64) -> io::Result<Vec<u8>> {
+        self.0(number)
     }
 }
 
@@ -95,25 +95,13 @@ fn what_is_read_again_is_not_fetched_again() {
             disk.read_up_to(chunk * CHUNK + 100, 4096).unwrap();
         }
     }
-    assert_eq!(*asked.lock().unwrap(), [(6, 1), (2, 1), (4, 1)]);
-}
-
-#[test]
-fn who_reads_on_gets_more_at_once() {
-    let (disk, asked) = disk(noise(7 * CHUNK + 1));
-    for at in 0..7 * 64 {
-        disk.read_up_to(at * 4096, 4096).unwrap();
-    }
-    disk.read_up_to(7 * CHUNK, 1).unwrap();
-    // The last request ends where the disk does.
-    assert_eq!(*asked.lock().unwrap(), [(0, 1), (1, 4), (5, 3)]);
+    assert_eq!(*asked.lock().unwrap(), [6, 2, 4]);
 }
 
 #[test]
 fn what_was_not_used_for_long_is_dropped() {
     let (disk, asked) = disk(vec![0; 600 * CHUNK as usize]);
     let touch = |chunk: u64| disk.read_up_to(chunk * CHUNK, 1).unwrap();
-    // Backwards, so that nothing is fetched ahead; with a look at one chunk again and again.
     for chunk in (1..600).rev() {
         touch(chunk);
         touch(0);
@@ -129,9 +117,9 @@ fn what_was_not_used_for_long_is_dropped() {
 #[test]
 fn an_answer_of_another_length_is_an_error() {
     for answers in [
-        |_, _| Ok(vec![]),
-        |_, _| Ok(vec![1; CHUNK as usize - 1]),
-        |_, _| Ok(vec![1; CHUNK as usize + 1]),
+        |_| Ok(vec![]),
+        |_| Ok(vec![1; CHUNK as usize - 1]),
+        |_| Ok(vec![1; CHUNK as usize + 1]),
     ] {
         let disk = Disk::remote(remote(2 * CHUNK, Answers(answers)), later());
         let error = disk.read_up_to(0, 1).unwrap_err();
@@ -142,7 +130,7 @@ fn an_answer_of_another_length_is_an_error() {
 
 #[test]
 fn a_failure_there_is_a_failure_here_and_what_came_before_stays() {
-    let answers = |first: u64, _| match first {
+    let answers = |number: u64| match number {
         0 => Ok(vec![3; CHUNK as usize]),
         _ => Err(io::Error::other("the line was cut")),
     };
@@ -155,7 +143,7 @@ fn a_failure_there_is_a_failure_here_and_what_came_before_stays() {
 
 #[test]
 fn after_the_deadline_nothing_is_fetched() {
-    let never = |_, _| -> io::Result<Vec<u8>> { panic!("it was asked") };
+    let never = |_| -> io::Result<Vec<u8>> { panic!("it was asked") };
     let disk = Disk::remote(remote(CHUNK, Answers(never)), Instant::now());
     let error = disk.read_up_to(0, 1).unwrap_err();
     assert!(error.to_string().contains("far too long"), "{error}");

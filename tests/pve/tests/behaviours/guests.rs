@@ -164,6 +164,7 @@ fn a_plugged_disk_is_known_by_its_key_and_may_be_read_only() {
     let client = Client::new(&server);
     let more = [
         ("agent", "enabled=1"),
+        ("machine", "q35"),
         ("boot", "order=scsi0"),
         ("scsi5", "local:0.01"),
     ];

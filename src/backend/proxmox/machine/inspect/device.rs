@@ -32,11 +32,11 @@ done
 /// How long a guest may take to see a disk that was plugged in.
 const SEEN: Duration = Duration::from_secs(2 * 60);
 
-/// Gives the pieces of a device that it is asked for, each by its number and how many of them.
+/// Gives the pieces of a device that it is asked for, each by its number.
 const SERVE: &str = r#"
 exec 3>&1
-while read -r first count; do
-    said=$(dd if="$1" bs="$2" skip="$first" count="$count" 2>&1 >&3) || { echo "$said" >&2; exit 1; }
+while read -r number; do
+    said=$(dd if="$1" bs="$2" skip="$number" count=1 2>&1 >&3) || { echo "$said" >&2; exit 1; }
 done
 "#;
 
@@ -186,10 +186,9 @@ impl Said {
     }
 }
 
-/// Chunks that a thread wants to read.
+/// A chunk that a thread wants to read.
 struct Ask {
-    first: u64,
-    count: u64,
+    number: u64,
     answer: oneshot::Sender<io::Result<Vec<u8>>>,
 }
 
@@ -197,13 +196,9 @@ struct Ask {
 struct Line(mpsc::Sender<Ask>);
 
 impl Fetch for Line {
-    fn fetch(&mut self, first: u64, count: u64) -> io::Result<Vec<u8>> {
+    fn fetch(&mut self, number: u64) -> io::Result<Vec<u8>> {
         let (answer, answered) = oneshot::channel();
-        let ask = Ask {
-            first,
-            count,
-            answer,
-        };
+        let ask = Ask { number, answer };
         let gone = || io::Error::other("nobody reads the device any more");
         self.0.blocking_send(ask).map_err(|_| gone())?;
         answered.blocking_recv().map_err(|_| gone())?
@@ -218,11 +213,10 @@ async fn answer(
 ) -> io::Result<()> {
     let (mut requests, mut bytes) = (0_u32, 0);
     while let Some(ask) = asked.recv().await {
-        let start = ask.first * CHUNK;
-        let len = (ask.count * CHUNK).min(size.saturating_sub(start));
-        // A few chunks at most.
+        let left = size.saturating_sub(ask.number.saturating_mul(CHUNK));
+        let len = left.min(CHUNK);
         let mut piece = vec![0; len as usize];
-        let question = format!("{} {}\n", ask.first, ask.count);
+        let question = format!("{}\n", ask.number);
         let telling = dialogue.ask(question.as_bytes(), &mut piece);
         let told = timeout(ANSWER, telling).await;
         told.map_err(|_| {
