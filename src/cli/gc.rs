@@ -124,8 +124,7 @@ impl OnTarget {
 
 /// Removes what builds on any computer have left on a target: those that are over by what they have said themselves.
 async fn on_target(name: &str, dirs: &Dirs, screen: Screen) -> Result<OnTarget> {
-    let server = target::connect(name).await?;
-    let all = server.of_builds().await;
+    let all = target::on_all_nodes(name, screen).await?.of_builds().await;
     let all = all.map_err(|failure| {
         failure.during(format!("looking for what builds have left on {name}"))
     })?;

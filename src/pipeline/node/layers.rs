@@ -12,7 +12,7 @@ use crate::backend::proxmox::{LayerTags, Proxmox};
 use crate::error::{Context, Result};
 use crate::pipeline::bench::Bench;
 use crate::pipeline::{Caching, lacks_download};
-use crate::plan::{Key, Keys};
+use crate::plan::{Key, Keys, Plan};
 
 /// What making a layer costs must be less than this part of the work that it may save.
 const WORTH: f64 = 0.5;
@@ -72,6 +72,28 @@ impl About {
     }
 }
 
+/// The keys of the layers that a build may go on from, that with most steps first.
+fn wanted<'k>(plan: &Plan, caching: &Caching, keys: &'k Keys) -> Vec<&'k Key> {
+    let most = match caching {
+        Caching::Use => usize::MAX,
+        Caching::From(steps) => *steps,
+        Caching::Renew | Caching::Off => return vec![],
+    };
+    let allowed = |key: &&Key| {
+        let mut done = plan.steps.iter().take(key.steps);
+        key.steps > 0 && key.steps <= most && !done.any(lacks_download)
+    };
+    keys.chain.iter().rev().filter(allowed).collect()
+}
+
+/// The tags of the same, each with its steps: a node that has one is worth going to.
+pub(super) fn tags(plan: &Plan, caching: &Caching, keys: &Keys) -> Vec<(String, usize)> {
+    let wanted = wanted(plan, caching, keys).into_iter();
+    wanted
+        .map(|key| (LayerTags::key(&key.key), key.steps))
+        .collect()
+}
+
 impl<'b> Layers<'b> {
     pub fn new(server: &'b Proxmox, bench: &'b Bench<'b>, keys: &'b Keys) -> Self {
         Layers {
@@ -90,19 +112,13 @@ impl<'b> Layers<'b> {
 
     /// The layer that has most of the steps behind it.
     pub async fn deepest(&self) -> Result<Option<Layer>> {
-        let most = match self.bench.options.caching {
-            Caching::Use => usize::MAX,
-            Caching::From(steps) => *steps,
-            Caching::Renew | Caching::Off => return Ok(None),
-        };
-        let steps = &self.bench.plan.steps;
-        let allowed = |key: &&Key| {
-            let done = steps.iter().take(key.steps);
-            key.steps > 0 && key.steps <= most && !done.into_iter().any(lacks_download)
-        };
+        let wanted = wanted(self.bench.plan, self.bench.options.caching, self.keys);
+        if wanted.is_empty() {
+            return Ok(None);
+        }
         let listed = self.server.machines().await;
         let listed = listed.map_err(|failure| failure.during("looking for layers"))?;
-        for key in self.keys.chain.iter().rev().filter(allowed) {
+        for key in wanted {
             let tag = LayerTags::key(&key.key);
             let same = |listed: &&Listed| listed.is_template && listed.has(&tag);
             for listed in listed.iter().filter(same) {

@@ -12,6 +12,7 @@ mod left;
 mod list;
 mod operate;
 mod remove;
+mod replica;
 mod site;
 mod template;
 
