@@ -129,8 +129,8 @@ impl OnTarget {
 
 /// Removes what builds on any computer have left on a target: those that are over by what they have said themselves.
 async fn on_target(name: &str, dirs: &Dirs, screen: Screen) -> Result<OnTarget> {
-    let server = target::connect(name).await?;
-    let all = server.of_builds().await;
+    let everywhere = target::on_all_nodes(name, screen).await?;
+    let all = everywhere.of_builds().await;
     let all = all.map_err(|failure| {
         failure.during(format!("looking for what builds have left on {name}"))
     })?;
@@ -156,7 +156,9 @@ async fn on_target(name: &str, dirs: &Dirs, screen: Screen) -> Result<OnTarget> 
             Err(error) => found.remaining.push((what, error)),
         }
     }
-    remove_old_layers(&server, &mut found, screen).await?;
+    for server in &everywhere.servers {
+        remove_old_layers(server, &mut found, screen).await?;
+    }
     Ok(found)
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::recipes::{Graph, Node, Online, Selection};
 use super::{Global, gc, several, target};
-use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::Cluster;
 use crate::error::{Error, Kind, Result};
 use crate::pipeline::{self, Caching, Failure};
 use crate::plan::{Action, Plan};
@@ -75,7 +75,7 @@ struct Shared<'s> {
     interrupt: &'s Interrupt,
     signing: Signing,
     /// Where it is built; on this machine if nowhere else.
-    server: Option<Proxmox>,
+    cluster: Option<Cluster>,
 }
 
 pub async fn run(
@@ -94,8 +94,8 @@ pub async fn run(
     let observer = ui::observer(global.format(), global.verbose > 0);
     let online = Online::new("run", &dirs, &arguments.selection, global);
     let graph = interrupt.or(graph(&arguments, &online, screen)).await?;
-    let server = match &arguments.target {
-        Some(name) => Some(interrupt.or(target::connect(name)).await?),
+    let cluster = match &arguments.target {
+        Some(name) => Some(Cluster::new(interrupt.or(target::connect(name)).await?)),
         None => None,
     };
     refuse_shared_outputs(&graph.nodes)?;
@@ -113,7 +113,7 @@ pub async fn run(
         interrupt,
         signing: Signing::from_env(&dirs),
         arguments: &arguments,
-        server,
+        cluster,
     };
     let mut errors = build_all(&graph.nodes, &shared).await;
     match errors.len() {
@@ -234,8 +234,8 @@ async fn build(plan: &Plan, shared: &Shared<'_>) -> Result<()> {
     let observer = shared.observer.clone();
     let run = Run::start(&plan.name, shared.online.dirs, shared.interrupt, observer);
     let run = run.inspect_err(tell)?;
-    if let Some(server) = &shared.server {
-        server.mask_login(&run.events);
+    if let Some(cluster) = &shared.cluster {
+        cluster.server().mask_login(&run.events);
     }
     let failure = match attempt(plan, shared, &run).await {
         Ok(artifact) => {
@@ -294,7 +294,7 @@ async fn attempt(
         secrets: &secrets,
         breakpoints: !shared.arguments.skip_breakpoints,
         keep_machines: shared.arguments.on_error != OnError::Cleanup,
-        server: shared.server.as_ref(),
+        cluster: shared.cluster.as_ref(),
     };
     pipeline::build(plan, &options, run).await
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{target, template};
 use crate::backend::proxmox::machine::{Found, Survey};
-use crate::backend::proxmox::{Failure, LayerNote, Proxmox, StoredImage};
+use crate::backend::proxmox::{Everywhere, Failure, LayerNote, Proxmox, StoredImage};
 use crate::error::Result;
 use crate::run::Interrupt;
 use crate::ui::{Screen, ago, bytes};
@@ -21,9 +21,11 @@ pub struct Arguments {
 
 /// Tells what is there, and changes nothing.
 pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -> Result<()> {
-    let server = target::connect(&arguments.target).await?;
+    let server = interrupt.or(target::connect(&arguments.target)).await?;
+    let everywhere = interrupt.or(target::on_all_nodes(&arguments.target, screen));
+    let everywhere = everywhere.await?;
     let registry = template::open(screen)?;
-    let status = interrupt.or(Status::of(&server)).await?;
+    let status = interrupt.or(Status::of(&server, &everywhere)).await?;
     let templates = template::server::all(&server, &registry, &status.survey);
     let templates = interrupt.or(templates).await?;
     let templates = template::server::told(&templates);
@@ -59,20 +61,26 @@ struct Space {
 }
 
 impl Status {
-    async fn of(server: &Proxmox) -> Result<Self> {
+    async fn of(server: &Proxmox, everywhere: &Everywhere) -> Result<Self> {
         let doing = format!("looking at {}", server.target.name);
         let asked = async {
-            let mut layers = vec![];
-            for (vmid, used) in server.layers().await? {
-                let note = server.layer_note(vmid).await?;
-                layers.push(Layer { vmid, used, note });
+            let (mut layers, mut images, mut spaces) = (vec![], vec![], vec![]);
+            for server in &everywhere.servers {
+                for (vmid, used) in server.layers().await? {
+                    let note = server.layer_note(vmid).await?;
+                    layers.push(Layer { vmid, used, note });
+                }
+                spaces.extend(self::spaces(server).await?);
+            }
+            for server in everywhere.seeing(|target| Some(&target.import)).await? {
+                images.extend(server.images().await?);
             }
             Ok(Status {
                 survey: server.survey().await?,
                 layers,
-                of_builds: server.of_builds().await?,
-                images: server.images().await?,
-                spaces: spaces(server).await?,
+                of_builds: everywhere.of_builds().await?,
+                images,
+                spaces,
             })
         };
         let asked: Result<Status, Failure> = asked.await;

@@ -1,8 +1,9 @@
 //! `--target NAME`: which place that images go to is meant.
 
-use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::{Everywhere, Proxmox};
 use crate::error::{Context, Result};
 use crate::project::{Project, Target};
+use crate::ui::Screen;
 
 /// The target of this name in the current folder's project file.
 pub fn find(name: &str) -> Result<Target> {
@@ -10,7 +11,25 @@ pub fn find(name: &str) -> Result<Target> {
     Project::load(&folder)?.target(name)
 }
 
-/// A client for it.
+/// A client for it. Where a node is chosen for each build, none is chosen yet.
 pub async fn connect(name: &str) -> Result<Proxmox> {
     find(name)?.connect().await
+}
+
+/// A client for it on one node: the one that a build would go to now.
+pub async fn on_one_node(name: &str, screen: Screen) -> Result<Proxmox> {
+    let server = connect(name).await?;
+    server.chosen(|text| screen.note(text)).await
+}
+
+/// Clients for it on each of its nodes, of which there are several where one is chosen for each build. Those that cannot be
+/// asked now are told.
+pub async fn on_all_nodes(name: &str, screen: Screen) -> Result<Everywhere> {
+    let everywhere = connect(name).await?.everywhere().await;
+    let everywhere =
+        everywhere.map_err(|failure| failure.during(format!("looking for the nodes of {name}")))?;
+    for node in &everywhere.offline {
+        screen.note(&format!("{node} is offline, and not looked at"));
+    }
+    Ok(everywhere)
 }

@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use secrecy::ExposeSecret;
 
-use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::Cluster;
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Base, Keys, Plan, Step};
 use crate::provision::{Guest, Secrets};
@@ -49,7 +49,7 @@ pub struct Options<'o> {
     /// Let machines live on when the build fails, for somebody to look at.
     pub keep_machines: bool,
     /// Where it is built; on this machine if nowhere else.
-    pub server: Option<&'o Proxmox>,
+    pub cluster: Option<&'o Cluster>,
 }
 
 /// What a build does with layers.
@@ -100,9 +100,9 @@ pub struct Failure {
 /// Builds what the plan says.
 pub async fn build(plan: &Plan, options: &Options<'_>, run: &Run) -> Result<Artifact, Failure> {
     let mut login = None;
-    let done = match options.server {
+    let done = match options.cluster {
         None => local::build(plan, options, run, &mut login).await,
-        Some(server) => node::build(server, plan, options, run, &mut login).await,
+        Some(cluster) => node::build(cluster, plan, options, run, &mut login).await,
     };
     done.map_err(|error| Failure { error, login })
 }
@@ -110,7 +110,7 @@ pub async fn build(plan: &Plan, options: &Options<'_>, run: &Run) -> Result<Arti
 /// What a build begins with.
 enum Beginning {
     /// There is nothing to do.
-    UpToDate(Box<Artifact>),
+    UpToDate(Artifact),
     /// This version is to be made.
     Version(Registry, Reserved),
 }
@@ -130,7 +130,7 @@ async fn reserve(
         && let Some(artifact) = up_to_date(plan, keys, &run.dirs, &registry)?
         && is_there(&artifact).await?
     {
-        return Ok(Beginning::UpToDate(Box::new(artifact)));
+        return Ok(Beginning::UpToDate(artifact));
     }
     // A build that fails must not leave the older image as what is wanted.
     outputs::forget(&run.dirs, &plan.output.path)?;

@@ -19,6 +19,7 @@ pub fn target(target: &Target, faults: &mut Vec<Fault>) {
         one_origin(secret, faults);
     }
     login(target, faults);
+    cluster(target, faults);
     if let (Some(_), Some(ca)) = (&target.fingerprint, &target.ca) {
         let message = "beside `fingerprint`, which trusts one certificate whoever signed it";
         faults.push(Fault::new(ca.span(), message).hint("leave one of the two out"));
@@ -27,11 +28,36 @@ pub fn target(target: &Target, faults: &mut Vec<Fault>) {
     let names = [Some(&target.node), Some(&storages.import)];
     let more = [&storages.images, &storages.iso, &target.bridge];
     let more = more.into_iter().filter_map(Option::as_ref);
+    let more = more.chain(&target.replicate);
     for name in names.into_iter().flatten().chain(more) {
         if !is_plain_name(name.get_ref()) {
             let message = format!("`{}` cannot be a name on Proxmox VE", name.get_ref());
             faults.push(Fault::new(name.span(), message).hint("letters, digits, `.`, `-` and `_`"));
         }
+    }
+}
+
+/// What says how builds and templates are spread over nodes.
+fn cluster(target: &Target, faults: &mut Vec<Fault>) {
+    if let Some(builds) = &target.builds_per_node
+        && *builds.get_ref() == 0
+    {
+        let message = "no build could run anywhere";
+        faults.push(Fault::new(builds.span(), message).hint("write 1 or more"));
+    }
+    for (at, node) in target.replicate.iter().enumerate() {
+        let name = node.get_ref();
+        let earlier = || target.replicate[..at].iter();
+        let (message, hint) = if name == proxmox::AUTO {
+            ("templates are copied to nodes by their names", "name each")
+        } else if earlier().any(|other| other.get_ref() == name) {
+            ("this node is named twice", "leave one of the two out")
+        } else if name == target.node.get_ref() {
+            ("templates are made on this node", "leave it out")
+        } else {
+            continue;
+        };
+        faults.push(Fault::new(node.span(), message).hint(hint));
     }
 }
 

@@ -196,6 +196,16 @@ impl Project {
                     .as_ref()
                     .map(|range| range.get_ref().clone()),
                 layers: target.layers.unwrap_or(proxmox::LAYERS),
+                is_auto: target.node.get_ref() == proxmox::AUTO,
+                builds_per_node: match &target.builds_per_node {
+                    Some(builds) => *builds.get_ref(),
+                    None => proxmox::BUILDS_PER_NODE,
+                },
+                replicate: target
+                    .replicate
+                    .iter()
+                    .map(|node| node.get_ref().clone())
+                    .collect(),
             },
             endpoint_from: endpoint.from,
             login,
@@ -249,7 +259,8 @@ impl Project {
 }
 
 impl Target {
-    /// Fetches the secret that it needs, and makes a client of it. Nothing is asked of the server yet.
+    /// Fetches the secret that it needs, and makes a client of it. Nothing is asked of the server yet, so of a target on
+    /// [any node](proxmox::AUTO) none is chosen yet.
     pub async fn connect(&self) -> Result<Proxmox> {
         let credentials = self.login.fetch(&self.remote.name).await?;
         Proxmox::new(self.remote.clone(), credentials)

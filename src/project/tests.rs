@@ -47,6 +47,23 @@ fn a_target_says_all_that_a_server_is_reached_by() {
 }
 
 #[test]
+fn a_target_may_be_on_any_node_of_a_cluster() {
+    let environment = [
+        ("PROXMOX_URL", "https://x:8006"),
+        ("PROXMOX_VE_API_TOKEN", "me@pve!x=secret"),
+    ];
+    let fixed = target(MINIMAL, &environment).unwrap().remote;
+    assert!(!fixed.is_auto);
+    assert_eq!(fixed.builds_per_node, 2);
+    let text = MINIMAL.replace("\"pve\"", "\"auto\"");
+    let text = format!("{text}builds-per-node = 3\nreplicate = [\"pve2\", \"pve3\"]\n");
+    let any = target(&text, &environment).unwrap().remote;
+    assert!(any.is_auto);
+    assert_eq!(any.builds_per_node, 3);
+    assert_eq!(any.replicate, ["pve2", "pve3"]);
+}
+
+#[test]
 fn every_fault_is_told_with_its_place() {
     for (line, place, told) in [
         ("endpiont = \"x\"", "endpiont", "did you mean `endpoint`?"),
@@ -86,6 +103,11 @@ fn every_fault_is_told_with_its_place() {
             "\"root\"",
             "realm",
         ),
+        ("builds-per-node = 0", "0", "no build could run"),
+        ("replicate = [\"a/b\"]", "\"a/b\"", "cannot be a name"),
+        ("replicate = [\"auto\"]", "\"auto\"", "nodes by their names"),
+        ("replicate = [\"pve\"]", "\"pve\"", "are made on this node"),
+        ("replicate = [ \"pve2\", 'pve2' ]", "'pve2'", "named twice"),
         ("fingerprint = \"0a:0b\"", "\"0a:0b\"", "32 pairs"),
         ("bridge = \"../x\"", "\"../x\"", "cannot be a name"),
         ("vmid-range = \"9000\"", "\"9000\"", "9000-9099"),

@@ -27,7 +27,7 @@ pub struct Target {
     pub _kind: Kind,
     /// `https://HOST:8006`. If not given: what the environment says.
     pub endpoint: Option<Spanned<String>>,
-    /// The node that is worked on.
+    /// The node that is worked on, or `auto`: the best of the cluster, for each build.
     pub node: Spanned<String>,
     /// An API token.
     pub token: Option<Spanned<Secret>>,
@@ -46,6 +46,11 @@ pub struct Target {
     pub vmid_range: Option<Spanned<RangeInclusive<u32>>>,
     /// How many layers there may be on the node; 10 if not given.
     pub layers: Option<u32>,
+    /// How many builds one command has on a node at the same time; 2 if not given.
+    pub builds_per_node: Option<Spanned<u32>>,
+    /// The nodes that finished templates are copied to.
+    #[serde(default)]
+    pub replicate: Vec<Spanned<String>>,
 }
 
 /// The kinds of targets.

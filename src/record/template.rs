@@ -30,6 +30,17 @@ pub struct TemplateFile {
     pub disk: String,
     /// Bytes of that.
     pub size: u64,
+    /// Its copies on other nodes, in storages of the same name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<Replica>,
+}
+
+/// A copy of a template on another node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Replica {
+    pub node: String,
+    pub vmid: u32,
 }
 
 impl TemplateFile {
@@ -43,6 +54,13 @@ impl TemplateFile {
     pub fn is(path: &Path) -> bool {
         path.extension()
             .is_some_and(|extension| extension == Self::EXTENSION)
+    }
+
+    /// The nodes that have it and its id on each, the one that it was made on first.
+    pub fn places(&self) -> impl Iterator<Item = (&str, u32)> {
+        let copies = self.replicas.iter();
+        let copies = copies.map(|copy| (copy.node.as_str(), copy.vmid));
+        std::iter::once((self.node.as_str(), self.vmid)).chain(copies)
     }
 
     /// Reads one.

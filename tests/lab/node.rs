@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use imgbuild::project::{Project, Target};
 use pve_lab::{Inventory, SECRET, Server, Setup, TOKEN};
 
 use super::server::{Server as Web, sha256};
@@ -54,15 +55,32 @@ impl Node {
     /// A node whose target names all that machines need, with these ids for them.
     pub fn whole(name: &str, setup: Setup, vmids: &str) -> Self {
         let node = Node::start(name, setup);
-        let text = format!(
-            "[targets.lab]\nkind = \"proxmox\"\nendpoint = \"{}\"\nnode = \"pve\"\ntoken = {{ env = \"{VARIABLE}\" }}\n\
-             fingerprint = \"{}\"\nbridge = \"vmbr0\"\nvmid-range = \"{vmids}\"\n\
-             storages = {{ import = \"local\", images = \"local\", iso = \"local\" }}\n",
-            node.server.url(),
-            node.server.fingerprint()
-        );
-        node.lab.write("imgbuild.toml", text);
+        let storages = "{ import = \"local\", images = \"local\", iso = \"local\" }";
+        node.target(&format!(
+            "node = \"pve\"\nvmid-range = \"{vmids}\"\nstorages = {storages}\n"
+        ));
         node
+    }
+
+    /// Writes a project file whose target has these lines besides those that say how to reach the server.
+    pub fn target(&self, lines: &str) {
+        let text = format!(
+            "[targets.lab]\nkind = \"proxmox\"\nendpoint = \"{}\"\ntoken = {{ env = \"{VARIABLE}\" }}\n\
+             fingerprint = \"{}\"\nbridge = \"vmbr0\"\n{lines}",
+            self.server.url(),
+            self.server.fingerprint()
+        );
+        self.lab.write("imgbuild.toml", text);
+    }
+
+    /// The target as the library reads it. The token comes from a file from now on: a test's own environment is that of all.
+    pub fn read_target(&self) -> Target {
+        self.lab.write("token", format!("{TOKEN}={SECRET}"));
+        let path = self.lab.path("imgbuild.toml");
+        let project = std::fs::read_to_string(&path).unwrap();
+        let by_file = project.replace(&format!("env = \"{VARIABLE}\""), "file = \"token\"");
+        std::fs::write(&path, by_file).unwrap();
+        Project::read(&path).unwrap().target("lab").unwrap()
     }
 
     /// `imgbuild` with the token in its environment.

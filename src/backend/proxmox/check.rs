@@ -10,8 +10,8 @@ use super::error::{Failure, NotSent, Why};
 use super::machine::{Found, Hardware};
 use super::privilege::{self, Need};
 use super::storage::Storage;
-use super::{Proxmox, Trust};
-use crate::finding::Finding;
+use super::{Everywhere, Proxmox, Trust, Wish};
+use crate::finding::{Finding, State};
 
 /// The first version that takes disk images into a storage of content `import` (pve-storage 8.3.6).
 const OLDEST: (u32, u32) = (8, 4);
@@ -41,10 +41,39 @@ pub async fn target(
     findings.push(Finding::good("login", server.client.identity()));
     findings.push(judge_version(&version));
     let major = parse_version(&version).map_or(NEWEST, |(major, _)| major);
+    match server.everywhere().await {
+        Ok(everywhere) => {
+            let off = everywhere.offline.iter();
+            findings.extend(off.map(|node| Finding::fair("node", format!("{node} is offline"))));
+            for server in &everywhere.servers {
+                findings.extend(on_node(server, hardware, major).await);
+            }
+            findings.extend(leftovers(&everywhere, is_alive).await);
+        }
+        Err(failure) => findings.push(untold("nodes", &failure)),
+    }
+    findings.extend(replicas(server).await);
+    findings
+}
+
+/// Whether templates can be copied where the target wants them.
+async fn replicas(server: &Proxmox) -> Option<Finding> {
+    let wanted = &server.target.replicate;
+    let what = "copies of templates";
+    (!wanted.is_empty()).then_some(())?;
+    Some(match server.for_replicas(&Wish::default(), |_| {}).await {
+        Ok(_) => Finding::good(what, wanted.join(", ")),
+        Err(error) => Finding::missing(what, error.to_string()),
+    })
+}
+
+/// Looks at all that the target names on its node.
+async fn on_node(server: &Proxmox, hardware: Option<&Hardware>, major: u32) -> Vec<Finding> {
+    let mut findings = vec![];
     match node(server).await {
-        Ok(finding) if finding.state == crate::finding::State::Good => findings.push(finding),
+        Ok(finding) if finding.state == State::Good => findings.push(finding),
         // Everything else is about the node.
-        Ok(finding) => return [findings, vec![finding]].concat(),
+        Ok(finding) => return vec![finding],
         Err(failure) => findings.push(untold("node", &failure)),
     }
     for need in privilege::needs(&server.target, hardware, major) {
@@ -57,7 +86,6 @@ pub async fn target(
     if server.target.vmids.is_some() {
         findings.push(ids(server).await);
     }
-    findings.extend(leftovers(server, is_alive).await);
     findings
 }
 
@@ -132,24 +160,17 @@ fn judge_version(text: &str) -> Finding {
 }
 
 async fn node(server: &Proxmox) -> Result<Finding, Failure> {
-    #[derive(Deserialize)]
-    struct Node {
-        node: String,
-        status: Option<String>,
-    }
     let name = &server.target.node;
-    let nodes: Vec<Node> = server.client.call(Call::get(Path::new(["nodes"]))).await?;
+    let nodes = server.nodes().await?;
     let what = "node";
-    Ok(match nodes.iter().find(|node| node.node == *name) {
+    Ok(match nodes.iter().find(|node| node.name == *name) {
         None => {
-            let names = nodes.iter().map(|node| node.node.as_str());
+            let names = nodes.iter().map(|node| node.name.as_str());
             let hint = crate::text::suggest(name, names);
             Finding::missing(what, format!("there is no {name}; {hint}"))
         }
-        Some(node) => match node.status.as_deref() {
-            Some("online") | None => Finding::good(what, name),
-            Some(status) => Finding::missing(what, format!("{name} is {status}")),
-        },
+        Some(node) if node.is_online => Finding::good(what, name),
+        Some(_) => Finding::missing(what, format!("{name} is offline")),
     })
 }
 
@@ -176,6 +197,36 @@ async fn privileges(server: &Proxmox, need: &Need) -> Finding {
     match need.optional {
         true => Finding::fair(what, told),
         false => Finding::missing(what, told),
+    }
+}
+
+impl Proxmox {
+    /// Why no machine can be made on the node, as far as its storages and its bridge tell. It only reads.
+    pub(super) async fn unfit(&self) -> Vec<String> {
+        let known = match self.storages().await {
+            Ok(known) => known,
+            Err(failure) => return vec![failure.to_string()],
+        };
+        let roles = self.target.storages();
+        let mut findings: Vec<_> = roles
+            .map(|(name, content)| storage(name, content, &known))
+            .collect();
+        if let Some(bridge) = &self.target.bridge {
+            findings.push(network(self, bridge).await);
+        }
+        findings.retain(|finding| finding.state == State::Missing);
+        let images = self.target.images.as_deref();
+        let mut why: Vec<_> = findings
+            .into_iter()
+            .map(|finding| format!("{}: {}", finding.what, finding.told))
+            .collect();
+        for storage in known.iter().filter(|it| Some(it.name.as_str()) == images) {
+            if let Some(free) = storage.avail.filter(|free| *free < SCARCE) {
+                let free = indicatif::BinaryBytes(free);
+                why.push(format!("storage {}: only {free} free", storage.name));
+            }
+        }
+        why
     }
 }
 
@@ -296,8 +347,8 @@ async fn ids(server: &Proxmox) -> Finding {
 }
 
 /// What `gc --target` would remove, and what it would leave alone.
-async fn leftovers(server: &Proxmox, is_alive: impl Fn(&str) -> bool) -> Vec<Finding> {
-    let found = match server.of_builds().await {
+async fn leftovers(everywhere: &Everywhere, is_alive: impl Fn(&str) -> bool) -> Vec<Finding> {
+    let found = match everywhere.of_builds().await {
         Ok(found) => found,
         Err(failure) => return vec![untold("leftovers", &failure)],
     };
@@ -311,7 +362,7 @@ async fn leftovers(server: &Proxmox, is_alive: impl Fn(&str) -> bool) -> Vec<Fin
                 "leftovers",
                 format!(
                     "{resource}, which was over by {until}; `imgbuild gc --target {}` removes it",
-                    server.target.name
+                    everywhere.name
                 ),
             ),
             false => Finding::good(
@@ -326,7 +377,6 @@ async fn leftovers(server: &Proxmox, is_alive: impl Fn(&str) -> bool) -> Vec<Fin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::State;
 
     #[test]
     fn versions_that_cannot_import_images_are_refused() {
@@ -350,6 +400,7 @@ mod tests {
                 content: content.into(),
                 enabled: Some(1.into()),
                 active: Some(active.into()),
+                shared: None,
                 avail: Some(8 << 30),
                 total: None,
             }]

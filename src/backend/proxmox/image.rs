@@ -69,35 +69,45 @@ impl Proxmox {
         self.volume(&file_name(digest))
     }
 
-    /// The image whose digest begins like this.
-    ///
-    /// Errors: there is none, or there are several ([`Kind::Usage`]).
-    pub async fn image_of(&self, prefix: &str) -> Result<StoredImage> {
-        let doing = format!("looking for the image {prefix} on {}", self.target.name);
-        let images = self.images().await;
-        let images = images.map_err(|failure| failure.during(doing.as_str()))?;
-        // Whoever has the whole digest may give it, as it is shown elsewhere.
-        let digits = prefix.rsplit(':').next().unwrap_or_default();
-        let digits = digits.get(..DIGITS).unwrap_or(digits).to_ascii_lowercase();
-        let mut fitting = images
-            .into_iter()
-            .filter(|image| !digits.is_empty() && image.digest.starts_with(&digits));
-        let fault = |cause: &str| Error::new(doing.as_str()).kind(Kind::Usage).cause(cause);
-        match (fitting.next(), fitting.next()) {
-            (Some(image), None) => Ok(image),
-            (None, _) => Err(fault("there is nothing like that").hint(format!(
-                "`imgbuild image list --target {}` lists what there is",
-                self.target.name
-            ))),
-            (Some(_), Some(_)) => Err(fault("several begin like that")),
-        }
-    }
-
     /// Removes a base image. One that is gone already is success.
     pub async fn remove_image(&self, image: &StoredImage) -> Result<()> {
         self.remove_volume(&self.target.import, "import", &image.volume)
             .await
     }
+}
+
+/// The image whose digest begins like this, and those of `servers`, nodes of one target, that have it.
+///
+/// Errors: there is none, or there are several ([`Kind::Usage`]).
+pub async fn image_of<'s>(
+    servers: &[&'s Proxmox],
+    prefix: &str,
+) -> Result<(StoredImage, Vec<&'s Proxmox>)> {
+    let name = servers.first().map_or("", |server| &server.target.name);
+    let doing = format!("looking for the image {prefix} on {name}");
+    // Whoever has the whole digest may give it, as it is shown elsewhere.
+    let digits = prefix.rsplit(':').next().unwrap_or_default();
+    let digits = digits.get(..DIGITS).unwrap_or(digits).to_ascii_lowercase();
+    let fault = |cause: &str| Error::new(doing.as_str()).kind(Kind::Usage).cause(cause);
+    let (mut found, mut on) = (None, vec![]);
+    for &server in servers {
+        let images = server.images().await;
+        let images = images.map_err(|failure| failure.during(doing.as_str()))?;
+        let fits = |image: &StoredImage| !digits.is_empty() && image.digest.starts_with(&digits);
+        for image in images.into_iter().filter(fits) {
+            let known = found.get_or_insert_with(|| image.clone());
+            if known.volume != image.volume {
+                return Err(fault("several begin like that"));
+            }
+            on.push(server);
+        }
+    }
+    let found = found.ok_or_else(|| {
+        fault("there is nothing like that").hint(format!(
+            "`imgbuild image list --target {name}` lists what there is"
+        ))
+    })?;
+    Ok((found, on))
 }
 
 #[cfg(test)]

@@ -25,7 +25,8 @@ pub struct Leftover {
     pub what: What,
 }
 
-/// Where on which server. The project file may mean another one by the target's name when it is read again.
+/// Where on which server. The project file may mean another one by the target's name when it is read again; the node is the
+/// one that the thing was made on, whichever the project names or a build would choose by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Place {
@@ -86,8 +87,10 @@ impl Proxmox {
 }
 
 impl Leftover {
-    /// Removes it. What was never made, is gone already, or has become a whole image, which every build shares, is success.
+    /// Removes it, wherever in the cluster it is by now. What was never made, is gone already, or has become a whole image,
+    /// which every build shares, is success.
     pub async fn remove(&self, server: &Proxmox) -> Result<()> {
+        let server = &server.on(&self.place.node);
         let now = Place::of(&self.what, &server.target);
         if now != self.place {
             return Err(Error::new(format!("removing {self}"))

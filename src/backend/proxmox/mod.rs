@@ -3,6 +3,7 @@
 mod call;
 pub mod check;
 mod client;
+mod cluster;
 mod console;
 mod copy;
 mod credentials;
@@ -22,7 +23,7 @@ mod volume;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use reqwest::Url;
 
@@ -30,9 +31,10 @@ use crate::error::Result;
 use crate::run::Events;
 use call::Path;
 use client::Client;
+pub use cluster::{Cluster, Everywhere, Seat, Wish};
 pub use credentials::Credentials;
 pub use error::Failure;
-pub use image::StoredImage;
+pub use image::{StoredImage, image_of};
 pub use import::{Brought, identify, import};
 pub use layer::{LIMIT as LAYERS, LayerNote, LayerTags};
 pub use tls::{Fingerprint, Trust};
@@ -46,8 +48,14 @@ pub struct Target {
     pub project: PathBuf,
     /// The server, without the API's path.
     pub endpoint: Url,
-    /// The node that is worked on.
+    /// The node that is worked on; [`AUTO`] as long as one is still to be chosen.
     pub node: String,
+    /// Whether a node is chosen for each build.
+    pub is_auto: bool,
+    /// How many builds one command has on a node at the same time.
+    pub builds_per_node: u32,
+    /// The nodes that finished templates are copied to.
+    pub replicate: Vec<String>,
     pub trust: Trust,
     /// The storage for base images.
     pub import: String,
@@ -63,28 +71,53 @@ pub struct Target {
     pub layers: u32,
 }
 
+/// What stands in the place of a node that is chosen for each build.
+pub const AUTO: &str = "auto";
+
+/// How many builds one command has on a node at the same time, if the project does not say.
+pub const BUILDS_PER_NODE: u32 = 2;
+
 /// What all finished templates are tagged with.
 pub const TEMPLATE: &str = "imgbuild-template";
 
 /// What the copies under fixed ids are tagged with instead.
 pub const COPY: &str = "imgbuild-copy";
 
+/// What copies of finished templates on other nodes are tagged with besides.
+pub const REPLICA: &str = "imgbuild-replica";
+
 /// A target and a client for it.
 pub struct Proxmox {
     pub target: Target,
-    client: Client,
-    /// The ids of machines that this process has, or is about to have.
-    held: Mutex<BTreeSet<u32>>,
+    client: Arc<Client>,
+    /// The ids of machines that this process has, or is about to have, on whichever node.
+    held: Arc<Mutex<BTreeSet<u32>>>,
 }
 
 impl Proxmox {
     /// Nothing is asked of the server yet.
     pub fn new(target: Target, credentials: Credentials) -> Result<Self> {
         Ok(Proxmox {
-            client: Client::new(target.endpoint.clone(), &target.trust, credentials)?,
-            held: Mutex::default(),
+            client: Arc::new(Client::new(
+                target.endpoint.clone(),
+                &target.trust,
+                credentials,
+            )?),
+            held: Arc::default(),
             target,
         })
+    }
+
+    /// The same on another node of the cluster.
+    pub fn on(&self, node: &str) -> Proxmox {
+        Proxmox {
+            target: Target {
+                node: node.to_owned(),
+                ..self.target.clone()
+            },
+            client: self.client.clone(),
+            held: self.held.clone(),
+        }
     }
 
     /// Masks the login in what is told from now on.

@@ -124,6 +124,14 @@ fn of_target(target: &Target, major: u32) -> Vec<Need> {
             purpose,
         )
     });
+    if target.is_auto {
+        let purpose = "choosing a node by its free memory";
+        needs.push(need(
+            format!("/nodes/{}", target.node),
+            &["Sys.Audit"],
+            purpose,
+        ));
+    }
     if let Some(bridge) = &target.bridge {
         let purpose = "the network of machines";
         needs.push(need(network(bridge, None), &["SDN.Use"], purpose));
@@ -134,7 +142,8 @@ fn of_target(target: &Target, major: u32) -> Vec<Need> {
             true => "VM.Monitor",
             false => "VM.GuestAgent.Audit",
         };
-        let all: Vec<_> = MACHINE.into_iter().chain([agent]).collect();
+        let copies = (!target.replicate.is_empty()).then_some("VM.Migrate");
+        let all: Vec<_> = MACHINE.into_iter().chain([agent]).chain(copies).collect();
         needs.push(Need {
             give_on: Some("/vms"),
             // An entry on `/vms` may be one that does not go on to what is below.
@@ -267,6 +276,9 @@ mod tests {
             project: "imgbuild.toml".into(),
             endpoint: "https://pve:8006".parse().unwrap(),
             node: "pve".into(),
+            is_auto: false,
+            builds_per_node: 1,
+            replicate: vec![],
             trust: super::super::Trust::System,
             import: "local".into(),
             images: Some("local".into()),

@@ -16,6 +16,7 @@ pub struct Storage {
     pub content: String,
     pub(super) enabled: Option<Value>,
     pub(super) active: Option<Value>,
+    pub(super) shared: Option<Value>,
     /// Free bytes.
     pub avail: Option<u64>,
     /// Bytes in all.
@@ -30,6 +31,11 @@ impl Storage {
     /// Whether what it is on is there.
     pub fn is_active(&self) -> bool {
         is_set(&self.active)
+    }
+
+    /// Whether what is in it is seen by all nodes that have it.
+    pub fn is_shared(&self) -> bool {
+        self.shared.is_some() && is_set(&self.shared)
     }
 }
 
@@ -56,5 +62,12 @@ impl Proxmox {
     pub async fn storages(&self) -> Result<Vec<Storage>, Failure> {
         let call = Call::get(self.node_path(&["storage"]));
         self.client.call(call).await
+    }
+
+    /// Whether what is in a storage is seen by all nodes that have it.
+    pub async fn is_shared(&self, storage: &str) -> Result<bool, Failure> {
+        let all = self.storages().await?;
+        let found = all.iter().find(|other| other.name == storage);
+        Ok(found.is_some_and(Storage::is_shared))
     }
 }

@@ -32,6 +32,9 @@ const PACE: Duration = Duration::from_secs(1);
 /// How long an aborted task may take to end. Proxmox VE gives it 5 s before it kills it.
 const ABORT: Duration = Duration::from_secs(30);
 
+/// How often something is asked for when connections break, the first time included.
+const ATTEMPTS: u32 = 3;
+
 /// How many lines of a failed task's log are shown.
 const SHOWN: u64 = 10;
 
@@ -252,6 +255,31 @@ impl Proxmox {
         match self.follow(upid, ABORT).await {
             Ok(()) | Err(Ended::Task(_)) => Ok(()),
             Err(Ended::Untold(error)) => Err(error),
+        }
+    }
+
+    /// Asks for something that a task of this kind about this does, and returns the task, which is looked for if the answer is
+    /// lost.
+    pub async fn ask(&self, call: Call, kind: &str, about: &str) -> Result<Begun, Failure> {
+        let before = self.tasks(kind).await?;
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let failure = match self.client.call::<Upid>(call.clone()).await {
+                Ok(upid) => return Ok(Begun::told(upid)),
+                Err(failure) => failure,
+            };
+            if !failure.why.is_uncertain() {
+                return Err(failure);
+            }
+            // It may have been heard.
+            let after = self.tasks(kind).await?;
+            let mut new = after.difference(&before);
+            match new.find(|upid| upid.about() == about) {
+                Some(upid) => return Ok(Begun::found(upid.clone())),
+                None if attempt < ATTEMPTS => {}
+                None => return Err(failure),
+            }
         }
     }
 

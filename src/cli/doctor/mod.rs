@@ -62,6 +62,9 @@ pub async fn run(
     let booted = match (&plan, verdict(&findings, &what)) {
         (Some(plan), Ok(())) => {
             let plan = (plan, selection);
+            let server = interrupt
+                .or(server.chosen(|text| screen.note(text)))
+                .await?;
             boot::boot(&server, plan, global, screen, interrupt, &mut findings).await
         }
         (_, verdict) => verdict,

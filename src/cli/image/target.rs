@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::recipes::{Online, Selection};
 use super::super::run::clean_up;
 use super::super::{Global, gc, several, target};
-use crate::backend::proxmox::{self, Brought, Proxmox};
+use crate::backend::proxmox::{self, Brought, Everywhere, Proxmox, StoredImage};
 use crate::error::{Error, Result};
 use crate::plan::{Facts, Plan};
 use crate::recipe::Recipe;
@@ -27,7 +27,7 @@ pub async fn pull(
     screen: Screen,
     interrupt: &Interrupt,
 ) -> Result<()> {
-    let server = interrupt.or(target::connect(name)).await?;
+    let server = interrupt.or(target::on_one_node(name, screen)).await?;
     gc::reap_first(online.dirs, screen, interrupt).await?;
     let observer = ui::observer(global.format(), global.verbose > 0);
     let mut errors = vec![];
@@ -107,33 +107,53 @@ async fn bring(plan: &Plan, server: &Proxmox, online: &Online<'_>, run: &Run) ->
 
 /// Lists the base images on a target.
 pub async fn list(name: &str, screen: Screen) -> Result<()> {
-    let server = target::connect(name).await?;
-    let images = server.images().await;
-    let images =
-        images.map_err(|failure| failure.during(format!("listing the images on {name}")))?;
     let mut text = String::new();
-    for image in &images {
-        let line = format!(
-            "{}  {:>10}  {}\n",
-            image.digest,
-            bytes(image.size),
-            image.volume
-        );
-        text.push_str(&line);
+    let mut all = vec![];
+    let everywhere = target::on_all_nodes(name, screen).await?;
+    for server in with_images(&everywhere).await? {
+        for image in images(server).await? {
+            let StoredImage {
+                digest,
+                size,
+                volume,
+            } = &image;
+            let node = &server.target.node;
+            let on = match server.target.is_auto {
+                true => format!("  on {node}"),
+                false => String::new(),
+            };
+            text.push_str(&format!("{digest}  {:>10}  {volume}{on}\n", bytes(*size)));
+            all.push(json!({"volume": volume, "digest": digest, "size": size, "node": node}));
+        }
     }
     if text.is_empty() {
         text = format!("no base images on {name}\n");
     }
-    let value = json!({"event": "result", "target": name, "images": images});
+    let value = json!({"event": "result", "target": name, "images": all});
     screen.result(&text, &value);
     Ok(())
 }
 
-/// Removes a base image from a target.
+/// The nodes on which images are to be looked for.
+async fn with_images(everywhere: &Everywhere) -> Result<Vec<&Proxmox>> {
+    let seeing = everywhere.seeing(|target| Some(&target.import)).await;
+    seeing.map_err(|failure| failure.during(format!("listing the images on {}", everywhere.name)))
+}
+
+async fn images(server: &Proxmox) -> Result<Vec<StoredImage>> {
+    let name = &server.target.name;
+    let images = server.images().await;
+    images.map_err(|failure| failure.during(format!("listing the images on {name}")))
+}
+
+/// Removes a base image from a target, from each of its nodes.
 pub async fn remove(name: &str, digest: &str, screen: Screen) -> Result<()> {
-    let server = target::connect(name).await?;
-    let image = server.image_of(digest).await?;
-    server.remove_image(&image).await?;
+    let everywhere = target::on_all_nodes(name, screen).await?;
+    let servers = with_images(&everywhere).await?;
+    let (image, servers) = proxmox::image_of(&servers, digest).await?;
+    for server in servers {
+        server.remove_image(&image).await?;
+    }
     let text = format!("removed {} ({})\n", image.volume, bytes(image.size));
     let value = json!({"event": "result", "target": name, "removed": image});
     screen.result(&text, &value);

@@ -48,7 +48,7 @@ pub(super) async fn build(
         reserve((plan, &keys), &basis, options, run, is_there).await
     };
     let (registry, version) = match reserved.await? {
-        Beginning::UpToDate(artifact) => return Ok(*artifact),
+        Beginning::UpToDate(artifact) => return Ok(artifact),
         Beginning::Version(registry, version) => (registry, version),
     };
     let bench = Bench::prepare(plan, options, run, started, (registry, version)).await?;

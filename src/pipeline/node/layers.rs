@@ -49,13 +49,9 @@ pub async fn deepest(
     keys: &Keys,
     most: usize,
 ) -> Result<Option<Layer>> {
-    let allowed = |key: &&Key| {
-        let mut done = plan.steps.iter().take(key.steps);
-        key.steps > 0 && key.steps <= most && !done.any(lacks_download)
-    };
     let listed = server.machines().await;
     let listed = listed.map_err(|failure| failure.during("looking for layers"))?;
-    for key in keys.chain.iter().rev().filter(allowed) {
+    for key in wanted(plan, keys, most) {
         let tag = LayerTags::key(&key.key);
         let same = |listed: &&Listed| listed.is_template && listed.has(&tag);
         for listed in listed.iter().filter(same) {
@@ -87,6 +83,33 @@ async fn usable(server: &Proxmox, key: &Key, vmid: u32) -> Result<Option<Layer>>
     }))
 }
 
+/// How many steps of a layer a build may take over; `None` for none at all.
+fn most(caching: &Caching) -> Option<usize> {
+    match caching {
+        Caching::Use => Some(usize::MAX),
+        Caching::From(steps) => Some(*steps),
+        Caching::Renew | Caching::Off => None,
+    }
+}
+
+/// The keys of the layers that a build may go on from, that with most steps first.
+fn wanted<'k>(plan: &Plan, keys: &'k Keys, most: usize) -> Vec<&'k Key> {
+    let allowed = |key: &&Key| {
+        let mut done = plan.steps.iter().take(key.steps);
+        key.steps > 0 && key.steps <= most && !done.any(lacks_download)
+    };
+    keys.chain.iter().rev().filter(allowed).collect()
+}
+
+/// The tags of the same, each with its steps: a node that has one is worth going to.
+pub(super) fn tags(plan: &Plan, caching: &Caching, keys: &Keys) -> Vec<(String, usize)> {
+    let wanted = most(caching).map(|most| wanted(plan, keys, most));
+    let wanted = wanted.into_iter().flatten();
+    wanted
+        .map(|key| (LayerTags::key(&key.key), key.steps))
+        .collect()
+}
+
 impl<'b> Layers<'b> {
     pub fn new(server: &'b Proxmox, bench: &'b Bench<'b>, keys: &'b Keys) -> Self {
         Layers {
@@ -105,10 +128,8 @@ impl<'b> Layers<'b> {
 
     /// The layer that has most of the steps behind it, which is marked as used.
     pub async fn deepest(&self) -> Result<Option<Layer>> {
-        let most = match self.bench.options.caching {
-            Caching::Use => usize::MAX,
-            Caching::From(steps) => *steps,
-            Caching::Renew | Caching::Off => return Ok(None),
+        let Some(most) = most(self.bench.options.caching) else {
+            return Ok(None);
         };
         let found = deepest(self.server, self.bench.plan, self.keys, most).await?;
         if let Some(layer) = &found {

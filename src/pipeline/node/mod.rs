@@ -4,7 +4,7 @@ mod boot;
 mod label;
 mod layers;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join;
@@ -17,12 +17,12 @@ use super::{
     Artifact, Beginning, Options, SshGuest, attest, build_image, judged, own_keys, remember,
     reserve,
 };
-use crate::backend::proxmox::machine::{Copy, Machine, Origin, Template};
-use crate::backend::proxmox::{self, Proxmox, StoredImage};
+use crate::backend::proxmox::machine::{Copy, Label, Machine, Origin, Template};
+use crate::backend::proxmox::{self, Cluster, Proxmox, REPLICA, StoredImage, Wish};
 use crate::error::{Context, Error, Kind, Result};
 use crate::plan::{Base, Plan, Step};
 use crate::provenance::sbom::Inventory;
-use crate::record::{TemplateFile, Tools};
+use crate::record::{Replica, TemplateFile, Tools};
 use crate::run::Run;
 use crate::seal;
 use crate::source::{self, Spec};
@@ -33,7 +33,7 @@ pub use layers::{Layer, deepest};
 
 /// Builds what the plan says.
 pub(super) async fn build(
-    server: &Proxmox,
+    cluster: &Cluster,
     plan: &Plan,
     options: &Options<'_>,
     run: &Run,
@@ -49,21 +49,39 @@ pub(super) async fn build(
     let of_base = base(plan, &basis.digest);
     let keys = own_keys(plan, &of_base, options, run)?;
     let is_there = async |artifact: &Artifact| match &artifact.template {
-        Some(template) => run.unless_interrupted(is_there(server, template)).await,
+        Some(template) => {
+            let server = cluster.server();
+            run.unless_interrupted(is_there(server, template)).await
+        }
         None => Ok(false),
     };
     let reserved = reserve((plan, &keys), &basis, options, run, is_there).await?;
     let (registry, version) = match reserved {
         Beginning::UpToDate(artifact) => {
-            copy(server, plan, &artifact, run).await?;
-            return Ok(*artifact);
+            copy(cluster.server(), plan, &artifact, run).await?;
+            return Ok(artifact);
         }
         Beginning::Version(registry, version) => (registry, version),
     };
     let bench = Bench::prepare(plan, options, run, started, (registry, version)).await?;
+    let wish = Wish {
+        layers: layers::tags(plan, options.caching, &keys),
+        memory: plan.machine.memory,
+        images: plan.proxmox.hardware.storage.clone(),
+        bridge: plan.proxmox.hardware.bridge.clone(),
+    };
+    let tell = |text: &str| run.events.note(text);
+    let seat = run.phase("node", cluster.seat(&wish, tell)).await?;
+    let server = &seat.server;
+    // Before anything is made that a node which cannot have a copy would undo.
+    let others = run
+        .unless_interrupted(server.for_replicas(&wish, tell))
+        .await?;
     let brought = proxmox::import(server, &resolved, identified, options.source, run).await?;
     let mut node = Node {
         server,
+        others: &others,
+        replicas: RefCell::default(),
         bench: &bench,
         image: brought.image,
         layers: Layers::new(server, &bench, &keys),
@@ -83,6 +101,8 @@ async fn copy(server: &Proxmox, plan: &Plan, artifact: &Artifact, run: &Run) -> 
     let (Some(vmid), Some(template)) = (plan.proxmox.vmid, &artifact.template) else {
         return Ok(());
     };
+    // The copy is where the version is.
+    let server = &server.on(&template.node);
     if run
         .unless_interrupted(server.has_copy(vmid, &template.name))
         .await?
@@ -124,20 +144,30 @@ pub fn refuse(plan: &Plan) -> Result<()> {
     }
 }
 
-/// Whether a template that was made is still what it was.
+/// Whether a template that was made is still what it was, and where it was, with all its copies.
 pub async fn is_there(server: &Proxmox, template: &TemplateFile) -> Result<bool> {
     let doing = || format!("looking for the template {}", template.name);
     if server.difference(template).is_some() {
         return Ok(false);
     }
-    let config = server.machine_config(template.vmid).await;
-    let config = config.map_err(|failure| failure.during(doing()))?;
-    Ok(config.is_some_and(|config| config.is_template() && config.is_of(&template.build)))
+    for (node, vmid) in template.places() {
+        let config = server.on(node).machine_config(vmid).await;
+        let config = config.map_err(|failure| failure.during(doing()))?;
+        let same = config.is_some_and(|it| it.is_template() && it.is_of(&template.build));
+        if !same {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// One build on a node.
 struct Node<'b> {
     server: &'b Proxmox,
+    /// The same on the nodes that the template is copied to.
+    others: &'b [Proxmox],
+    /// Its copies there, which the journal has.
+    replicas: RefCell<Vec<Template<'b>>>,
     bench: &'b Bench<'b>,
     image: StoredImage,
     layers: Layers<'b>,
@@ -297,6 +327,7 @@ impl<'b> Place<'b> for Node<'b> {
                 found
             }
         };
+        self.replicate(sealed).await?;
         let template = self.described(sealed, disk);
         let made = self.write(&template)?;
         Ok(Judged {
@@ -339,9 +370,24 @@ impl<'b> Place<'b> for Node<'b> {
     ) -> Result<Artifact> {
         let template = TemplateFile::read(&self.bench.unfinished_path())?;
         let label = label::label(self.bench, &template, &self.image, &beside);
+        let replicas = self.replicas.take();
+        let of_replicas = Label {
+            tags: label
+                .tags
+                .iter()
+                .cloned()
+                .chain([REPLICA.to_owned()])
+                .collect(),
+            ..label.clone()
+        };
+        for replica in &replicas {
+            replica.label(&of_replicas).await?;
+        }
         sealed.template.label(&label).await?;
         let artifact = self.bench.publish(made, beside)?;
-        sealed.template.released()?;
+        for template in replicas.into_iter().chain([sealed.template]) {
+            template.released()?;
+        }
         Ok(Artifact {
             template: Some(template),
             ..artifact
@@ -384,11 +430,29 @@ impl<'b> Node<'b> {
         Ok((audit, inventory, Disk { sha256, size }))
     }
 
+    /// Copies the template to the other nodes that want it.
+    async fn replicate(&self, sealed: &Sealed<'b>) -> Result<()> {
+        for server in self.others {
+            let phase = format!("copy to {}", server.target.node);
+            let copying = sealed
+                .template
+                .copy_to(server, &self.bench.plan.proxmox.hardware);
+            let copy = self.bench.run.phase(&phase, copying).await?;
+            self.replicas.borrow_mut().push(copy);
+        }
+        Ok(())
+    }
+
     /// What is said of the template where it is not.
     fn described(&self, sealed: &Sealed<'b>, disk: Disk) -> TemplateFile {
         let (target, plan) = (&self.server.target, self.bench.plan);
         let storage = plan.proxmox.hardware.storage.as_ref();
         let storage = storage.or(target.images.as_ref());
+        let replicas = self.replicas.borrow();
+        let replicas = replicas.iter().map(|copy| Replica {
+            node: copy.node().to_owned(),
+            vmid: copy.vmid,
+        });
         TemplateFile {
             schema: TemplateFile::SCHEMA,
             target: target.name.clone(),
@@ -400,6 +464,7 @@ impl<'b> Node<'b> {
             build: self.bench.run.id.clone(),
             disk: disk.sha256,
             size: disk.size,
+            replicas: replicas.collect(),
         }
     }
 

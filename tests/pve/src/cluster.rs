@@ -41,6 +41,10 @@ pub struct Cluster {
 /// What calls change.
 pub struct World {
     pub nodes: Vec<String>,
+    /// Those that are switched off.
+    pub offline: BTreeSet<String>,
+    /// Free bytes of those that have not as much as others.
+    pub memory: BTreeMap<String, u64>,
     pub storages: Vec<Storage>,
     pub bridges: Vec<String>,
     pub pools: BTreeMap<String, BTreeSet<u32>>,
@@ -58,6 +62,8 @@ impl Cluster {
         Arc::new(Cluster {
             world: Mutex::new(World {
                 nodes: setup.nodes,
+                offline: BTreeSet::new(),
+                memory: setup.memory,
                 storages: setup.storages,
                 bridges: setup.bridges,
                 pools: setup

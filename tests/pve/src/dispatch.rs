@@ -80,6 +80,9 @@ pub async fn dispatch(cluster: &Arc<Cluster>, incoming: Incoming<'_>) -> Reply {
             "hostname lookup '{node}' failed - failed to get address info for: {node}: Name or service not known"
         )));
     }
+    if node.is_some_and(|node| cluster.world().offline.contains(node)) {
+        return Err(Failure::new(595, "No route to host").with_body(Body::Empty));
+    }
     context.params.verify(call.params)?;
     context.upload = unclaimed.0.take();
     meddle(&context).await;

@@ -7,10 +7,14 @@ use serde_json::{Value, json};
 use crate::cluster::World;
 use crate::context::Context;
 use crate::reply::{Failure, Reply};
+use crate::setup::FREE;
 use crate::storage;
 
 /// How long `/cluster/resources` says what it said before. (On Proxmox nodes tell each other their state every 10 s.)
 const LAG: Duration = Duration::from_secs(10);
+
+/// The memory of every node, in bytes.
+const MEMORY: u64 = 64 << 30;
 
 /// `GET /version`
 pub async fn version(context: Context) -> Reply {
@@ -64,11 +68,19 @@ pub async fn permissions(context: Context) -> Reply {
     Ok(Value::Object(all).into())
 }
 
-/// `GET /nodes`
+/// `GET /nodes`: how busy they are is for those who may look into them.
 pub async fn nodes(context: Context) -> Reply {
-    let world = context.cluster.world();
-    let shown: Vec<Value> = world.nodes.iter().map(|name| node(&world, name)).collect();
-    Ok(json!(shown).into())
+    let names = context.cluster.world().nodes.clone();
+    let shown = names.iter().map(|name| {
+        let told = context.may(&format!("/nodes/{name}"), &["Sys.Audit"]);
+        let mut shown = node(&context.cluster.world(), name);
+        if let Some(shown) = shown.as_object_mut().filter(|_| !told) {
+            shown
+                .retain(|key, _| ["node", "id", "type", "status", "level"].contains(&key.as_str()));
+        }
+        shown
+    });
+    Ok(json!(shown.collect::<Vec<Value>>()).into())
 }
 
 /// `GET /nodes/{node}/status`
@@ -88,6 +100,10 @@ pub async fn node_status(context: Context) -> Reply {
 
 /// A node of 64 GiB, of which its running guests use what they have.
 fn node(world: &World, name: &str) -> Value {
+    if world.offline.contains(name) {
+        return json!({"node": name, "id": format!("node/{name}"), "type": "node", "status": "offline"});
+    }
+    let free = world.memory.get(name).copied().unwrap_or(FREE);
     let here = world
         .vms
         .values()
@@ -95,7 +111,7 @@ fn node(world: &World, name: &str) -> Value {
     let used: u64 = here.map(|vm| vm.memory()).sum();
     json!({
         "node": name, "id": format!("node/{name}"), "type": "node", "status": "online", "level": "",
-        "maxmem": 64u64 << 30, "mem": (2 << 30) + used, "maxcpu": 16, "cpu": 0.1, "uptime": 86400,
+        "maxmem": MEMORY, "mem": MEMORY.saturating_sub(free) + used, "maxcpu": 16, "cpu": 0.1, "uptime": 86400,
     })
 }
 

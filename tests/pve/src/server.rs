@@ -126,6 +126,15 @@ impl Server {
         self.cluster.relents.send_replace(());
     }
 
+    /// Switches a node off, or on again. What it has stays, and nobody reaches it.
+    pub fn power(&self, node: &str, on: bool) {
+        let offline = &mut self.cluster.world().offline;
+        match on {
+            true => offline.remove(node),
+            false => offline.insert(node.into()),
+        };
+    }
+
     /// All calls so far.
     pub fn requests(&self) -> Vec<Request> {
         held(&self.cluster.requests).clone()

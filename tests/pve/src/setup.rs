@@ -1,5 +1,6 @@
 //! What a server has when it starts.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::access::Access;
@@ -39,9 +40,14 @@ pub const BUILDER: &[&str] = &[
     "VM.PowerMgmt",
 ];
 
+/// The memory of a node that nobody uses while no guest runs, in bytes.
+pub(crate) const FREE: u64 = 62 << 30;
+
 /// Nodes, storages, bridges, and who may do what. See the [crate's documentation](crate).
 pub struct Setup {
     pub(crate) nodes: Vec<String>,
+    /// Bytes that nobody uses while no guest runs, where it is not [`FREE`].
+    pub(crate) memory: BTreeMap<String, u64>,
     pub(crate) storages: Vec<Storage>,
     pub(crate) bridges: Vec<String>,
     pub(crate) pools: Vec<String>,
@@ -116,6 +122,7 @@ impl Setup {
         access.grant("/", TOKEN, BUILDER, true);
         Setup {
             nodes: vec!["pve".into()],
+            memory: BTreeMap::new(),
             storages: vec![Storage::new("local").holding(&["iso", "import", "images"])],
             bridges: vec!["vmbr0".into()],
             pools: vec![],
@@ -143,6 +150,12 @@ impl Setup {
     /// One more node.
     pub fn node(mut self, name: &str) -> Self {
         self.nodes.push(name.into());
+        self
+    }
+
+    /// How many bytes of memory a node has free while no guest runs; 62 GiB if it is not said.
+    pub fn memory(mut self, node: &str, free: u64) -> Self {
+        self.memory.insert(node.into(), free);
         self
     }
 

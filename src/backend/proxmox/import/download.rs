@@ -9,15 +9,12 @@ use crate::backend::proxmox::StoredImage;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::{Failure, Why};
 use crate::backend::proxmox::leftover::What;
-use crate::backend::proxmox::task::{Begun, Ended, Upid};
+use crate::backend::proxmox::task::{Begun, Ended};
 use crate::error::Result;
 use crate::source::Offered;
 
 /// How long the node may take.
 const DOWNLOAD: Duration = Duration::from_secs(2 * 60 * 60);
-
-/// How often it is asked for when connections break, the first time included.
-const ATTEMPTS: u32 = 3;
 
 /// The kind of the task, as Proxmox VE names it.
 const TASK: &str = "download";
@@ -99,25 +96,6 @@ impl Import<'_> {
             .with("url", offered.url.as_str())
             .with("checksum-algorithm", offered.digest.algorithm.name())
             .with("checksum", offered.digest.hex.as_str());
-        let before = server.tasks(TASK).await?;
-        let mut attempt = 0;
-        loop {
-            attempt += 1;
-            let failure = match server.client.call::<Upid>(call.clone()).await {
-                Ok(upid) => return Ok(Begun::told(upid)),
-                Err(failure) => failure,
-            };
-            if !failure.why.is_uncertain() {
-                return Err(failure);
-            }
-            // It may have been heard.
-            let after = server.tasks(TASK).await?;
-            let mut new = after.difference(&before);
-            match new.find(|upid| upid.about() == file) {
-                Some(upid) => return Ok(Begun::found(upid.clone())),
-                None if attempt < ATTEMPTS => {}
-                None => return Err(failure),
-            }
-        }
+        server.ask(call, TASK, file).await
     }
 }

@@ -51,9 +51,13 @@ pub async fn claim_by<'m>(
     make: impl AsyncFn(u32) -> Result<bool>,
 ) -> Result<Claimed<'m>> {
     let doing = format!("making a machine on {}", server.target.name);
-    let there = server.machines().await;
-    let there = there.map_err(|failure| failure.during(doing.as_str()))?;
-    let taken: BTreeSet<u32> = there.iter().map(|machine| machine.vmid).collect();
+    let failed = |failure: Failure| failure.during(doing.as_str());
+    let here = server.machines().await.map_err(failed)?;
+    // Ids are the cluster's. Of its own machines the node itself knows better: the cluster may be late.
+    let mut elsewhere = server.guests().await.map_err(failed)?;
+    elsewhere.retain(|_, node| *node != server.target.node);
+    let taken = here.iter().map(|machine| machine.vmid);
+    let taken: BTreeSet<u32> = taken.chain(elsewhere.into_keys()).collect();
     let free = site.vmids.clone().filter(|vmid| !taken.contains(vmid));
     let held = |vmid| Held::take(server, vmid);
     for held in free.filter_map(held).take(TRIES) {

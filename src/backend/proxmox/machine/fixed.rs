@@ -43,9 +43,12 @@ fn label(source: u32, config: &Config) -> Label {
 impl Proxmox {
     /// Whether there is a copy of the version of this name under the id.
     pub async fn has_copy(&self, vmid: u32, name: &str) -> Result<bool> {
-        let doing = || format!("looking at the template {vmid}");
-        let config = self.machine_config(vmid).await;
-        let config = config.map_err(|failure| failure.during(doing()))?;
+        let doing = format!("looking at the template {vmid}");
+        let Some(there) = self.with_machine(vmid, &doing).await? else {
+            return Ok(false);
+        };
+        let config = there.machine_config(vmid).await;
+        let config = config.map_err(|failure| failure.during(doing))?;
         let is_one = config.is_some_and(|config| {
             config.is_template() && config.has(COPY) && config.name.as_deref() == Some(name)
         });
@@ -64,16 +67,18 @@ impl Proxmox {
             ..Site::of(&self.target)?.with(copy.hardware)
         };
         let pool = copy.hardware.pool.as_deref();
-        let asked = async |vmid| {
-            let config = self.machine_config(vmid).await;
+        let asked = async |server: &Proxmox, vmid| {
+            let config = server.machine_config(vmid).await;
             config.map_err(|failure| failure.during(doing.as_str()))
         };
-        let source = asked(copy.source).await?.ok_or_else(|| {
+        let source = asked(self, copy.source).await?.ok_or_else(|| {
             Error::new(doing.as_str()).cause(format!("the version, {}, is gone", copy.source))
         })?;
         let label = label(copy.source, &source);
-        let old = asked(vmid).await?;
-        if let Some(old) = &old {
+        // An older version may have been made on another node.
+        if let Some(there) = self.with_machine(vmid, &doing).await?
+            && let Some(old) = asked(&there, vmid).await?
+        {
             let ours = old.has(OURS) && old.has(COPY) && old.has(copy.image) && old.is_template();
             if !ours {
                 let name = old.name.as_deref().unwrap_or("without a name");
@@ -85,10 +90,10 @@ impl Proxmox {
                     ))
                     .hint("give `[target.proxmox] vmid` another id, or remove that machine"));
             }
-            let users = self.users_of(vmid).await;
+            let users = there.users_of(vmid).await;
             let users = users.map_err(|failure| failure.during(doing.as_str()))?;
             refuse_in_use(&users, &doing)?;
-            run.phase("remove old copy", self.remove_template(vmid))
+            run.phase("remove old copy", there.remove_template(vmid))
                 .await?;
         }
         let made = async {

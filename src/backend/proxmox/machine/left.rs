@@ -1,9 +1,9 @@
 //! What builds on any computer have left on a server.
 
 use super::lease::Lease;
-use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::leftover::What;
+use crate::backend::proxmox::{Everywhere, Proxmox};
 use crate::run::Resource;
 
 /// Something of a build that was found on a server.
@@ -13,15 +13,22 @@ pub struct Found {
     pub resource: Resource,
 }
 
-impl Proxmox {
-    /// The machines and seeds of builds on the target's node, machines first.
+impl Everywhere {
+    /// The machines and seeds of builds, machines first.
     pub async fn of_builds(&self) -> Result<Vec<Found>, Failure> {
-        let mut found = self.leased().await?;
-        found.extend(self.seeds().await?);
+        let mut found = vec![];
+        for server in &self.servers {
+            found.extend(server.machines_of_builds().await?);
+        }
+        for server in self.seeing(|target| target.iso.as_ref()).await? {
+            found.extend(server.seeds_of_builds().await?);
+        }
         Ok(found)
     }
+}
 
-    async fn leased(&self) -> Result<Vec<Found>, Failure> {
+impl Proxmox {
+    async fn machines_of_builds(&self) -> Result<Vec<Found>, Failure> {
         let ours = self.machines().await?.into_iter().filter_map(|machine| {
             let lease = Lease::of_tags(&machine.tags.join(";"))?;
             let what = What::Machine {
@@ -34,7 +41,7 @@ impl Proxmox {
         Ok(ours.collect())
     }
 
-    async fn seeds(&self) -> Result<Vec<Found>, Failure> {
+    async fn seeds_of_builds(&self) -> Result<Vec<Found>, Failure> {
         let Some(storage) = &self.target.iso else {
             return Ok(vec![]);
         };

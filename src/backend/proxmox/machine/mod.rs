@@ -13,6 +13,7 @@ mod list;
 mod operate;
 mod published;
 mod remove;
+mod replica;
 mod site;
 mod template;
 

@@ -33,6 +33,10 @@ const MAKING_LOCKS: [&str; 2] = ["create", "clone"];
 /// somebody else has made under the id, is success.
 pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
     let doing = format!("removing the machine {vmid} from {}", server.target.name);
+    // It may have been moved to another node meanwhile, by whomever.
+    let Some(server) = &server.with_machine(vmid, &doing).await? else {
+        return Ok(());
+    };
     if !is_ours(server, vmid, build, &doing).await? {
         return Ok(());
     }

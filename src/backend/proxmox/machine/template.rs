@@ -1,11 +1,12 @@
 //! What becomes of a machine that is done: a template.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::claim::Claimed;
 use super::clone::{self, Kind};
 use super::hardware::{self, Change, Hardware};
+use super::lease::Lease;
 use super::site::Site;
 use super::{Machine, OPERATION};
 use crate::backend::proxmox::Proxmox;
@@ -29,10 +30,13 @@ pub struct Label {
 
 /// A template that is not published yet: the journal has it.
 pub struct Template<'m> {
-    server: &'m Proxmox,
-    run: &'m Run,
+    pub(super) server: &'m Proxmox,
+    pub(super) run: &'m Run,
     pub vmid: u32,
-    resource: Resource,
+    pub(super) lease: Lease,
+    /// The file that will say that it is published.
+    pub(super) published: PathBuf,
+    pub(super) resource: Resource,
 }
 
 impl<'m> Machine<'m> {
@@ -61,12 +65,17 @@ impl<'m> Machine<'m> {
         hardware: &Hardware,
         published: &Path,
     ) -> Result<Template<'m>> {
-        let (server, run) = (self.server, self.run);
-        let site = Site::of(&server.target)?.with(hardware);
+        let site = Site::of(&self.server.target)?.with(hardware);
         let change = hardware::template(hardware, &site);
         if !change.is_empty() {
-            server.configure(self.vmid, change).await?;
+            self.server.configure(self.vmid, change).await?;
         }
+        self.convert(published).await
+    }
+
+    /// Makes it a template as it is.
+    pub(super) async fn convert(self, published: &Path) -> Result<Template<'m>> {
+        let (server, run) = (self.server, self.run);
         let resource = run.guard(server.leftover(What::Template {
             vmid: self.vmid,
             build: self.lease.build.clone(),
@@ -78,6 +87,8 @@ impl<'m> Machine<'m> {
             server,
             run,
             vmid: self.vmid,
+            lease: self.lease,
+            published: published.to_owned(),
             resource,
         })
     }
@@ -93,6 +104,11 @@ impl<'m> Machine<'m> {
 }
 
 impl Template<'_> {
+    /// The node that it is on.
+    pub fn node(&self) -> &str {
+        &self.server.target.node
+    }
+
     /// Gives it its name. It is still the build's.
     pub async fn label(&self, label: &Label) -> Result<()> {
         self.server.label(self.vmid, label).await

@@ -53,6 +53,9 @@ async fn go(
     to: Option<&str>,
 ) -> Result<(), String> {
     let cluster = &worker.cluster;
+    if cluster.world().offline.contains(target) {
+        return Err("Can't connect to destination address using public key".into());
+    }
     let mut config = {
         let mut world = cluster.world();
         world.vm(node, vmid).map_err(said)?.config.clone()

@@ -322,6 +322,23 @@ fn a_vm_moves_with_its_local_disks() {
 }
 
 #[test]
+fn a_node_that_is_off_is_not_reached() {
+    let server = Server::start(Setup::new().node("pve2"));
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    server.power("pve2", false);
+    assert_eq!(client.get("/nodes").data()[1]["status"], "offline");
+    client.get("/nodes/pve2/qemu").is(595, "No route to host");
+    let moved = client.post(&client.vm(100, "/migrate"), "target=pve2");
+    assert_eq!(
+        client.task(&moved),
+        "Can't connect to destination address using public key"
+    );
+    server.power("pve2", true);
+    client.get("/nodes/pve2/qemu").is(200, "OK");
+}
+
+#[test]
 fn a_clone_on_another_node_needs_shared_storage() {
     let shared = Storage::new("shared").holding(&["images"]).shared();
     let server = Server::start(Setup::new().node("pve2").storage(shared));

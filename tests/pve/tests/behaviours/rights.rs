@@ -48,6 +48,15 @@ fn later_releases_have_other_privileges_for_the_agent() {
 }
 
 #[test]
+fn how_busy_a_node_is_is_for_auditors() {
+    let server = server(&[("/nodes/pve", &["VM.Audit"])]);
+    let busy = |client: Client| client.get("/nodes").data()[0]["mem"].is_u64();
+    assert!(busy(Client::new(&server)));
+    assert!(!busy(some(&server)));
+    assert_eq!(some(&server).get("/nodes").data()[0]["status"], "online");
+}
+
+#[test]
 fn bridges_need_sdn_use() {
     let server = server(&[("/vms", &["VM.Allocate", "VM.Config.Network"])]);
     let create = form(&[("vmid", "100"), ("net0", "virtio,bridge=vmbr0")]);
