@@ -1,35 +1,318 @@
-//! Builds on a Proxmox VE node, from the cloud image to the template.
+//! Builds on a Proxmox VE node, from the cloud image to the template. With guests in QEMU where it matters what is on the disk,
+//! else in sandboxes, whose disks stay as they were.
 
 mod lab;
 
-use lab::node::Node;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Command;
+
+use lab::node::{Node, VARIABLE};
+use lab::server::Server as Web;
 use lab::{Ended, Image};
-use pve_lab::Setup;
+use pve_lab::{SECRET, Setup};
+use serde_json::Value;
+
+const SSH: &str = "[ssh]\nport = 2222\ntimeout = \"5m\"\n";
+
+/// What is left on the disk of a sandbox, to which nothing is written.
+const KEPT: &str = "[seal]\nkeep = [\"hostname\", \"package-lists\"]\n";
 
 fn build(node: &Node, arguments: &[&str]) -> Ended {
-    let all = ["run", "--target", "lab"];
-    node.imgbuild(&[&all[..], arguments].concat())
+    node.imgbuild(&[&["run", "--target", "lab"], arguments].concat())
 }
 
-/// A recipe on the tiny guest, with these lines behind those of the machine.
+fn sandboxes(name: &str) -> Node {
+    let setup = Setup::new().sandboxes(Image::Tiny.path());
+    Node::whole(name, setup, "9000-9099")
+}
+
+/// A recipe on the tiny guest for sandboxes, with these lines behind those of the machine.
 fn tiny(node: &Node, rest: &str) -> String {
-    let rest = format!("[ssh]\nport = 2222\ntimeout = \"5m\"\n{rest}");
-    let recipe = node.lab.recipe("web", Image::Tiny, &rest);
+    let recipe = node
+        .lab
+        .recipe("web", Image::Tiny, &format!("{SSH}{KEPT}{rest}"));
     recipe.to_str().unwrap().to_owned()
 }
 
-#[test]
-fn a_template_is_built_tested_and_published() {
-    let node = Node::whole(
-        "pve build",
-        Setup::new().sandboxes(Image::Tiny.path()),
-        "9000-9099",
+/// What is written down of a version of `web`.
+fn file(node: &Node, number: u32) -> Value {
+    let path = node.lab.path(&format!("out/lab/web-{number}.template"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The machines on the node as `9000 web-1 template`, without their tags.
+fn machines(node: &Node) -> Vec<String> {
+    let vms = node.server.inventory().vms.into_iter();
+    let untagged = vms.map(|vm| {
+        let (before, rest) = vm.split_once(" [").unwrap();
+        let (_, after) = rest.split_once(']').unwrap();
+        format!("{before}{after}")
+    });
+    untagged.collect()
+}
+
+/// Asserts that there are these machines, and of builds nothing.
+#[track_caller]
+fn assert_only(node: &Node, expected: &[&str]) {
+    assert_eq!(machines(node), expected);
+    let now = node.server.inventory();
+    let seeds = now.volumes.iter().filter(|(id, _)| id.contains(":iso/"));
+    assert_eq!(seeds.count(), 0, "{:?}", now.volumes);
+    assert_eq!(
+        (&now.strays, &now.running, &now.locked),
+        (&vec![], &vec![], &vec![])
     );
+    node.lab.assert_nothing_left();
+}
+
+/// The sha256 of a disk of the node as a guest sees it.
+fn content(node: &Node, vmid: u64) -> String {
+    let name = format!("base-{vmid}-disk-0.qcow2");
+    let found = Command::new("find")
+        .arg(node.server.folder())
+        .args(["-name", &name])
+        .output();
+    let found = String::from_utf8(found.unwrap().stdout).unwrap();
+    let raw = node.lab.path("disk.raw");
+    let made = Command::new("qemu-img")
+        .args(["convert", "-O", "raw", found.trim()])
+        .arg(&raw)
+        .status();
+    assert!(made.unwrap().success(), "{found}");
+    let said = Command::new("sha256sum").arg(&raw).output().unwrap().stdout;
+    String::from_utf8(said).unwrap()[..64].to_owned()
+}
+
+fn tags(node: &Node, vmid: u64) -> String {
+    let start = format!("{vmid} ");
+    let vms = node.server.inventory().vms;
+    vms.into_iter().find(|vm| vm.starts_with(&start)).unwrap()
+}
+
+#[test]
+fn a_template_is_built_looked_at_tested_promoted_and_gone_back_from() {
+    let node = Node::whole("pve build", Setup::new(), "9000-9099");
+    let image = std::fs::read(Image::Tiny.path()).unwrap();
+    let sha256 = lab::server::sha256(&image);
+    let web = Web::start(BTreeMap::from([("/tiny.qcow2".to_owned(), image)]));
+    let write = |step: &str| {
+        let text = format!(
+            "[image]\nname = \"web\"\nversion = \"%Y.1\"\n[source]\nurl = \"{}/tiny.qcow2\"\nsha256 = \"{sha256}\"\n\
+             [machine]\ncpus = 1\nmemory = \"{}\"\n{SSH}[target.proxmox]\ncloud-init-drive = false\ntags = [\"tiny\"]\n\
+             [[step]]\nname = \"mark\"\nrun = \"echo {step} > /etc/mark\"\n\
+             [[test]]\nname = \"mark\"\nrun = \"grep {step} /etc/mark && ! test -e /etc/other\"\n",
+            web.address,
+            Image::Tiny.memory()
+        );
+        let path = node.lab.write("web.toml", text);
+        path.to_str().unwrap().to_owned()
+    };
+    let recipe = write("first");
+    build(&node, &[&recipe]).with_code(0);
+    assert_eq!(node.calls("POST", "/download-url"), 1, "by the node itself");
+    assert_only(&node, &["9000 web-1 template"]);
+    let first = file(&node, 1);
+    assert_eq!(first["disk"], content(&node, 9000), "what was signed");
+    for tag in ["imgbuild-template", "web", "v1", "tiny"] {
+        assert!(
+            tags(&node, 9000).contains(tag),
+            "{tag}: {}",
+            tags(&node, 9000)
+        );
+    }
+    let record = node.lab.record_of("out/lab/web-1.template");
+    assert_eq!(record["sealed"], true);
+    assert_eq!(record["tests"][0]["result"], "passed");
+    let file_of = |name: &str| {
+        let path: PathBuf = node.lab.path(&format!("out/lab/web-1.{name}"));
+        path.to_str().unwrap().to_owned()
+    };
+    node.imgbuild(&["provenance", "verify", &file_of("template")])
+        .with_code(0);
+
+    let posts = node.server.requests().len();
+    build(&node, &[&recipe]).with_code(0).printing_part("up to date");
+    let later = node.server.requests().split_off(posts);
+    assert!(
+        later.iter().all(|request| request.method == "GET"),
+        "{later:?}"
+    );
+
+    build(&node, &[&write("second")]).with_code(0);
+    assert_eq!(node.calls("POST", "/download-url"), 1, "it was there");
+    let promote = |version: &str| {
+        node.imgbuild(&["template", "promote", version, "stable"])
+            .with_code(0);
+    };
+    promote("lab/web@1");
+    promote("lab/web@2");
+    let second = file(&node, 2)["vmid"].as_u64().unwrap();
+    assert!(tags(&node, second).contains("stable"));
+    assert!(!tags(&node, 9000).contains("stable"));
+    node.imgbuild(&["template", "rollback", "lab/web@stable"])
+        .with_code(0);
+    assert!(!tags(&node, second).contains("stable"));
+    assert!(tags(&node, 9000).contains("stable"));
+    assert_eq!(first["disk"], content(&node, 9000), "never touched");
+}
+
+#[test]
+fn a_failing_test_leaves_nothing_and_the_former_template_as_it_was() {
+    let node = sandboxes("pve build failing");
+    build(&node, &[&tiny(&node, "")]).with_code(0);
+    let before = node.server.inventory();
+    let recipe = tiny(&node, "[[test]]\nname = \"no\"\nrun = \"false\"\n");
+    build(&node, &[&recipe])
+        .with_code(3)
+        .saying("test `no`: exit status 1");
+    assert_eq!(node.server.inventory(), before);
+    assert_only(&node, &["9000 web-1 template"]);
+}
+
+#[test]
+fn a_rebuild_goes_on_from_the_last_layer_and_stands_alone() {
+    let node = sandboxes("pve build layers");
+    // Long enough to be worth a layer: a sandbox boots in about a second.
+    let steps = |last: &str| {
+        tiny(
+            &node,
+            &format!(
+                "[[step]]\nname = \"long\"\nrun = \"sleep 20\"\n[[step]]\nname = \"last\"\nrun = \"echo {last}\"\n"
+            ),
+        )
+    };
+    build(&node, &[&steps("one")]).with_code(0);
+    let found = machines(&node);
+    assert_eq!(found.len(), 2, "a layer and a template: {found:?}");
+    assert!(found.iter().any(|vm| vm.contains("imgbuild-layer-")));
+    build(&node, &[&steps("two")])
+        .with_code(0)
+        .saying("going on after `long`")
+        .not_saying("create machine");
+    let template = file(&node, 2)["vmid"].as_u64().unwrap();
+    let chained = Command::new("qemu-img")
+        .args(["info", "--output", "json"])
+        .arg(node.server.folder().join(format!(
+            "storage/local/images/{template}/base-{template}-disk-0.qcow2"
+        )))
+        .output();
+    let chained = String::from_utf8(chained.unwrap().stdout).unwrap();
+    assert!(!chained.contains("backing-filename"), "{chained}");
+    build(&node, &["--no-cache", &steps("three")])
+        .with_code(0)
+        .not_saying("going on after");
+}
+
+#[test]
+fn a_copy_under_a_fixed_id_is_replaced_unless_somebody_uses_it() {
+    let node = sandboxes("pve build copy");
+    let recipe = |step: &str| {
+        tiny(
+            &node,
+            &format!("[target.proxmox]\nvmid = 8000\n[[step]]\nrun = \"echo {step}\"\n"),
+        )
+    };
+    build(&node, &[&recipe("one")]).with_code(0);
+    assert_only(&node, &["8000 web-1 template", "9000 web-1 template"]);
+    build(&node, &[&recipe("two")]).with_code(0);
+    assert_only(
+        &node,
+        &[
+            "8000 web-2 template",
+            "9000 web-1 template",
+            "9001 web-2 template",
+        ],
+    );
+    node.curl("qemu/8000/clone", &["-d", "newid=8001", "-d", "name=db"]);
+    build(&node, &[&recipe("three")])
+        .with_code(5)
+        .saying("these machines are linked clones of it: 8001");
+    assert_only(
+        &node,
+        &[
+            "8000 web-2 template",
+            "8001 db",
+            "9000 web-1 template",
+            "9001 web-2 template",
+            "9002 web-3 template",
+        ],
+    );
+    node.curl(
+        "qemu/8001?purge=1&destroy-unreferenced-disks=1",
+        &["-X", "DELETE"],
+    );
+    build(&node, &[&recipe("three")])
+        .with_code(0)
+        .printing_part("up to date");
+    assert!(machines(&node).contains(&"8000 web-3 template".to_owned()));
+}
+
+#[test]
+fn an_id_of_somebody_else_is_never_replaced() {
+    let node = sandboxes("pve build foreign id");
+    node.has_vm(8000, "precious", "");
+    let recipe = tiny(&node, "[target.proxmox]\nvmid = 8000\n");
+    build(&node, &[&recipe])
+        .with_code(5)
+        .saying("the id is that of precious");
+    assert_only(&node, &["8000 precious", "9000 web-1 template"]);
+}
+
+/// All files below a folder that hold a text.
+fn holding(folder: PathBuf, text: &str) -> String {
+    let found = Command::new("grep")
+        .args(["-rlaF", text])
+        .arg(folder)
+        .output();
+    String::from_utf8(found.unwrap().stdout).unwrap()
+}
+
+#[test]
+fn no_secret_is_told_anywhere() {
+    const OWN: &str = "s3cr3t-of-the-recipe";
+    let node = sandboxes("pve build secrets");
     let recipe = tiny(
         &node,
-        "[[step]]\nname = \"mark\"\nrun = \"echo made > /etc/mark\"\n\
-         [[test]]\nname = \"mark\"\nrun = \"true\"\n",
+        "[secrets]\nown = { env = \"OWN\" }\n[[step]]\nname = \"tell\"\nsecrets = [\"own\"]\nrun = \"echo it is $own\"\n",
     );
-    let ended = build(&node, &[&recipe, "-v"]).with_code(0);
-    println!("{}\n{}", ended.stdout, ended.stderr);
+    let mut command = node.command(&["run", "--target", "lab", "-vv", "--format", "json", &recipe]);
+    let mut child = command
+        .env("OWN", OWN)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // What programs are started with is there for everybody to see.
+    let mut seen = vec![];
+    while child.try_wait().unwrap().is_none() {
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if [SECRET, OWN].iter().any(|secret| line.contains(secret)) {
+                seen.push(line);
+            }
+        }
+    }
+    let ended: Ended = child.wait_with_output().unwrap().into();
+    let ended = ended.with_code(0);
+    assert!(seen.is_empty(), "{seen:?}");
+    for secret in [SECRET, OWN] {
+        assert!(!ended.stdout.contains(secret), "{secret}");
+        assert!(!ended.stderr.contains(secret), "{secret}");
+        for folder in ["home", "out"] {
+            assert_eq!(holding(node.lab.path(folder), secret), "");
+        }
+    }
+    // An error must not tell either.
+    let mut command = node.command(&["run", "--target", "lab", "-vv", "--force", &recipe]);
+    let wrong = format!("builder@pve!lab={SECRET}-wrong");
+    let ended: Ended = command
+        .env("OWN", OWN)
+        .env(VARIABLE, wrong)
+        .output()
+        .unwrap()
+        .into();
+    let ended = ended.with_code(1);
+    assert!(!ended.stderr.contains(SECRET), "{}", ended.stderr);
 }

@@ -19,8 +19,6 @@ pub struct Proxmox {
     pub hardware: Hardware,
     /// Where machines are looked for.
     pub address: Address,
-    /// Whether another machine may look at the finished disk.
-    pub helper: bool,
 }
 
 impl Proxmox {
@@ -36,7 +34,6 @@ impl Proxmox {
                 .collect(),
             hardware: hardware(written, recipe.machine.tpm),
             address: recipe.ssh.address,
-            helper: written.helper,
         }
     }
 
@@ -251,7 +248,6 @@ mod tests {
         );
         assert_eq!(plain.template(), "cloud-init drive");
         assert_eq!(plain.address, Address::Auto);
-        assert!(plain.helper);
     }
 
     #[test]

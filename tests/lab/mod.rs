@@ -46,7 +46,7 @@ impl Image {
         PathBuf::from(path)
     }
 
-    fn memory(self) -> &'static str {
+    pub fn memory(self) -> &'static str {
         match self {
             Image::Tiny => "256M",
             Image::Debian => "1536M",

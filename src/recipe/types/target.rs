@@ -92,10 +92,6 @@ pub struct Proxmox {
     /// and addresses at its first start. Without one, a machine knows none of that until somebody adds a drive.
     #[schemars(example = false)]
     pub cloud_init_drive: bool,
-    /// Whether the finished disk may be attached to a second machine, read-only, that tells its digest, audits it and lists its
-    /// packages from outside. If `false`, that is asked of the image's own system, which is told as such.
-    #[schemars(example = false)]
-    pub helper: bool,
 }
 
 impl Default for Proxmox {
@@ -122,7 +118,6 @@ impl Default for Proxmox {
             on_boot: false,
             start_order: None,
             cloud_init_drive: true,
-            helper: true,
         }
     }
 }
