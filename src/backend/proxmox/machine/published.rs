@@ -14,7 +14,7 @@ use crate::record::TemplateFile;
 const ATTEMPTS: u32 = 5;
 
 /// What Proxmox VE says when that has happened.
-const CHANGED: &str = "checksum mismatch";
+pub(super) const CHANGED: &str = "checksum mismatch";
 
 /// The tags that a template has from its beginning to its end: whose it is, and which version of which image.
 pub fn fixed_tags(build: &str, image: &str, number: u32, label: Option<&str>) -> Vec<String> {

@@ -7,6 +7,7 @@ use super::claim::Claimed;
 use super::clone::{self, Kind};
 use super::hardware::{self, Change, Hardware};
 use super::lease::Lease;
+use super::published::CHANGED;
 use super::site::Site;
 use super::{Machine, OPERATION};
 use crate::backend::proxmox::Proxmox;
@@ -68,7 +69,7 @@ impl<'m> Machine<'m> {
         let site = Site::of(&self.server.target)?.with(hardware);
         let change = hardware::template(hardware, &site);
         if !change.is_empty() {
-            self.server.configure(self.vmid, change).await?;
+            self.server.configure_once(self.vmid, change).await?;
         }
         self.convert(published).await
     }
@@ -149,6 +150,30 @@ impl Proxmox {
         let mut change = Change::default();
         change.set("tags", tags.join(";"));
         self.configure(vmid, change).await
+    }
+
+    /// Changes a machine's configuration in a way that must not be done twice: disks that are made would be made again. A call
+    /// that was heard though its answer was lost is known by the configuration, which is not the one any more that it was
+    /// asked for with.
+    async fn configure_once(&self, vmid: u32, mut change: Change) -> Result<()> {
+        let doing = || format!("changing the configuration of the machine {vmid}");
+        let asked = async || {
+            let config = self.machine_config(vmid).await;
+            config.map_err(|failure| failure.during(doing()))
+        };
+        let before = asked().await?.and_then(|config| config.digest);
+        if let Some(digest) = &before {
+            change.set("digest", digest.as_str());
+        }
+        let Err(error) = self.configure(vmid, change).await else {
+            return Ok(());
+        };
+        let is_refused = error.get_cause().is_some_and(|why| why.contains(CHANGED));
+        let is_other = asked().await?.and_then(|config| config.digest) != before;
+        match is_refused && is_other {
+            true => Ok(()),
+            false => Err(error),
+        }
     }
 
     /// Changes a machine's configuration.
