@@ -113,6 +113,12 @@ async fn copy(server: &Proxmox, plan: &Plan, artifact: &Artifact, run: &Run) -> 
         vmid,
         image: &plan.name,
         source: template.vmid,
+        tags: label::tags(
+            plan,
+            &template.build,
+            artifact.version,
+            artifact.label.as_deref(),
+        ),
         hardware: &plan.proxmox.hardware,
     };
     run.unless_interrupted(server.replace_copy(&copy, &run.id, run))
