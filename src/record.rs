@@ -24,7 +24,7 @@ use crate::source::{Basis, Verified};
 use crate::store::registry::Reserved;
 use crate::text::hex;
 pub use read::{Known, read};
-pub use template::{Replica, TemplateFile};
+pub use template::{Place, Replica, TemplateFile};
 
 /// The version of this format.
 const SCHEMA: u32 = 1;

@@ -49,15 +49,15 @@ fn two_builds_are_on_two_nodes_and_their_templates_on_both() {
     let vms = node.server.inventory().vms;
     assert_eq!(vms.len(), 4, "{vms:?}");
     for file in &files {
-        let nodes: BTreeSet<_> = file.places().map(|(node, _)| node).collect();
+        let nodes: BTreeSet<_> = file.places().map(|place| place.node).collect();
         assert_eq!(nodes, made_on);
-        for (on, vmid) in file.places() {
-            let about = format!("{vmid} {} [", file.name);
+        for place in file.places() {
+            let about = format!("{} {} [", place.vmid, file.name);
             let vm = vms.iter().find(|vm| vm.starts_with(&about)).unwrap();
             assert!(vm.ends_with(" template"), "{vm}");
             assert!(vm.contains("imgbuild-template"), "{vm}");
             let is_copy = vm.contains("imgbuild-replica");
-            assert_eq!(is_copy, on != file.node, "{vm}");
+            assert_eq!(is_copy, place.node != file.node, "{vm}");
         }
     }
     let disks = node.server.inventory().volumes.into_iter();
@@ -84,7 +84,7 @@ fn two_builds_are_on_two_nodes_and_their_templates_on_both() {
 /// The id of a template on the node `pve`.
 fn on_first(file: &TemplateFile) -> u32 {
     let mut places = file.places();
-    places.find(|(node, _)| *node == "pve").unwrap().1
+    places.find(|place| place.node == "pve").unwrap().vmid
 }
 
 #[test]

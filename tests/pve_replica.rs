@@ -5,7 +5,7 @@ mod lab;
 use std::time::Duration;
 
 use imgbuild::backend::proxmox::machine::{
-    Board, Extras, Hardware, Lease, Machine, Origin, Start, Template,
+    Board, Copy, Extras, Hardware, Lease, Machine, Origin, Start, Template, fixed_tags,
 };
 use imgbuild::backend::proxmox::{Proxmox, StoredImage, Wish};
 use imgbuild::backend::{Accel, Firmware, Spec};
@@ -192,6 +192,33 @@ async fn a_published_copy_stays() {
     scene.node.lab.write("web.template", "");
     assert!(run.tear_down().await.is_empty());
     assert_eq!(scene.disks().0, ["pve", "pve2"]);
+}
+
+#[tokio::test]
+async fn a_copy_under_a_fixed_id_has_the_tags_of_the_version_and_no_channel() {
+    let scene = Scene::prepare("pve fixed copy", 100).await;
+    let run = scene.run();
+    let template = scene.template(&run).await;
+    let tags = fixed_tags(&run.id, "web", 1, None);
+    let tagged = format!("tags={};stable;mine", tags.join(";"));
+    scene.node.configure(template.vmid, &tagged);
+    let copy = Copy {
+        vmid: 9009,
+        image: "web",
+        source: template.vmid,
+        tags: [tags, vec!["debian".into()]].concat(),
+        hardware: &hardware(),
+    };
+    scene.here.replace_copy(&copy, &run.id, &run).await.unwrap();
+    let told = scene.node.machine(9009).unwrap();
+    let (_, tags) = told.split_once(" [").unwrap();
+    let mut tags: Vec<_> = tags.trim_end_matches("] template").split(';').collect();
+    tags.sort_unstable();
+    let build = format!("imgbuild-{}", run.id);
+    assert_eq!(
+        tags,
+        ["debian", "imgbuild", &build, "imgbuild-copy", "v1", "web"]
+    );
 }
 
 #[tokio::test]

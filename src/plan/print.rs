@@ -69,6 +69,8 @@ pub struct Source {
 #[serde(rename_all = "kebab-case")]
 pub struct OnTarget {
     pub name: String,
+    /// The node that the build would go to, if that is chosen for each.
+    pub node: Option<String>,
     /// What the base image is called there; none if its digest is not known yet.
     pub base: Option<String>,
     pub has_base: bool,
@@ -314,9 +316,13 @@ fn told(state: &State) -> String {
 impl OnTarget {
     fn tell(&self, line: &mut impl FnMut(&str, &str)) {
         let base = match (&self.base, self.has_base) {
-            (Some(base), true) => format!("{}: {base} is there", self.name),
-            (Some(base), false) => format!("{}: {base} is brought", self.name),
-            (None, _) => format!("{}: the base image is brought", self.name),
+            (Some(base), true) => format!("{base} is there"),
+            (Some(base), false) => format!("{base} is brought"),
+            (None, _) => "the base image is brought".to_owned(),
+        };
+        let base = match &self.node {
+            Some(node) => format!("{}, {node}: {base}", self.name),
+            None => format!("{}: {base}", self.name),
         };
         line("target", &base);
         if let Some(version) = &self.version {

@@ -43,6 +43,22 @@ pub struct Replica {
     pub vmid: u32,
 }
 
+/// One of the templates that are a version: the one that was made, or a copy of that on another node.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'f> {
+    pub node: &'f str,
+    pub vmid: u32,
+    /// What is written down of all of them.
+    pub file: &'f TemplateFile,
+}
+
+impl Place<'_> {
+    /// Whether it is a copy.
+    pub fn is_replica(&self) -> bool {
+        self.node != self.file.node
+    }
+}
+
 impl TemplateFile {
     /// What a file of this kind is called at its end.
     pub const EXTENSION: &str = "template";
@@ -56,11 +72,16 @@ impl TemplateFile {
             .is_some_and(|extension| extension == Self::EXTENSION)
     }
 
-    /// The nodes that have it and its id on each, the one that it was made on first.
-    pub fn places(&self) -> impl Iterator<Item = (&str, u32)> {
+    /// All that it is, the template that was made first.
+    pub fn places(&self) -> impl DoubleEndedIterator<Item = Place<'_>> {
         let copies = self.replicas.iter();
         let copies = copies.map(|copy| (copy.node.as_str(), copy.vmid));
-        std::iter::once((self.node.as_str(), self.vmid)).chain(copies)
+        let all = std::iter::once((self.node.as_str(), self.vmid)).chain(copies);
+        all.map(|(node, vmid)| Place {
+            node,
+            vmid,
+            file: self,
+        })
     }
 
     /// Reads one.

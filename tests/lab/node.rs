@@ -143,6 +143,11 @@ impl Node {
 
     /// Calls the node, and waits until the task that this starts has ended.
     pub fn curl(&self, path: &str, fields: &[&str]) {
+        self.curl_on("pve", path, fields);
+    }
+
+    /// The same with another node.
+    pub fn curl_on(&self, on: &str, path: &str, fields: &[&str]) {
         let running = || self.server.inventory().running.len();
         let others = running();
         let sent = Command::new("curl")
@@ -151,7 +156,7 @@ impl Node {
             .args(["-sS", "--fail", "-k", "-H"])
             .arg(format!("Authorization: {}", self.server.authorization()))
             .args(fields)
-            .arg(format!("{}/api2/json/nodes/pve/{path}", self.server.url()))
+            .arg(format!("{}/api2/json/nodes/{on}/{path}", self.server.url()))
             .output()
             .unwrap();
         assert!(sent.status.success(), "{sent:?}");

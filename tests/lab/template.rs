@@ -15,6 +15,11 @@ pub fn vmid(number: u32) -> u32 {
     9000 + number
 }
 
+/// The id of the copy of a version's template.
+pub fn copy(number: u32) -> u32 {
+    9020 + number
+}
+
 /// The tags of a version's template that never change.
 pub fn fixed(number: u32) -> String {
     format!(
@@ -27,9 +32,24 @@ impl Node {
     /// Versions 1 to `count` of the image `web`, with templates of the ids 9001 and so on.
     pub fn has_versions(&self, count: u32) {
         for number in 1..=count {
-            self.has_tagged(vmid(number), &format!("web-{number}"), &fixed(number));
-            self.has_record(number);
+            self.has_version(number, "pve", &[]);
         }
+        self.is_registered();
+    }
+
+    /// Such a version on a node, with a copy on each of `others`, of which there is one at most.
+    pub fn has_version(&self, number: u32, on: &str, others: &[&str]) {
+        let (name, tags) = (format!("web-{number}"), fixed(number));
+        self.has_tagged_on(on, vmid(number), &name, &tags);
+        let of_copy = format!("{tags};imgbuild-replica");
+        for other in others {
+            self.has_tagged_on(other, copy(number), &name, &of_copy);
+        }
+        self.has_record(number, on, others);
+    }
+
+    /// Makes the registry know these versions.
+    pub fn is_registered(&self) {
         let folder = self.lab.path("out/lab");
         let rebuild = ["registry", "rebuild", folder.to_str().unwrap()];
         self.imgbuild(&rebuild).with_code(0);
@@ -37,9 +57,28 @@ impl Node {
 
     /// Makes a template with a disk and tags, past imgbuild.
     pub fn has_tagged(&self, vmid: u32, name: &str, tags: &str) {
-        let disk = ["-d", "scsi0=local:1"];
-        self.has_vm_with(vmid, name, tags, &disk);
-        self.curl(&format!("qemu/{vmid}/template"), &["-X", "POST"]);
+        self.has_tagged_on("pve", vmid, name, tags);
+    }
+
+    /// The same on another node.
+    pub fn has_tagged_on(&self, on: &str, vmid: u32, name: &str, tags: &str) {
+        let (id, name, tags) = (
+            format!("vmid={vmid}"),
+            format!("name={name}"),
+            format!("tags={tags}"),
+        );
+        let fields = [
+            "-d",
+            &id,
+            "-d",
+            &name,
+            "-d",
+            "scsi0=local:1",
+            "--data-urlencode",
+            &tags,
+        ];
+        self.curl_on(on, "qemu", &fields);
+        self.curl_on(on, &format!("qemu/{vmid}/template"), &["-X", "POST"]);
     }
 
     /// Clones a template, past imgbuild.
@@ -62,11 +101,13 @@ impl Node {
     }
 
     /// The files that a build of the version leaves in the lab.
-    fn has_record(&self, number: u32) {
+    fn has_record(&self, number: u32, on: &str, others: &[&str]) {
+        let others = others.iter();
+        let replicas = others.map(|node| json!({"node": node, "vmid": copy(number)}));
         let template = json!({
-            "schema": 1, "target": "lab", "endpoint": format!("{}/", self.server.url()), "node": "pve",
+            "schema": 1, "target": "lab", "endpoint": format!("{}/", self.server.url()), "node": on,
             "storage": "local", "vmid": vmid(number), "name": format!("web-{number}"), "build": build(number),
-            "disk": "0".repeat(64), "size": 1u64 << 30,
+            "disk": "0".repeat(64), "size": 1u64 << 30, "replicas": replicas.collect::<Vec<_>>(),
         });
         let template = template.to_string();
         let record = json!({

@@ -71,6 +71,13 @@ pub struct Target {
     pub layers: u32,
 }
 
+impl Target {
+    /// Whether its templates may be on more than one node.
+    pub fn has_several_nodes(&self) -> bool {
+        self.is_auto || self.replicate.iter().any(|name| *name != self.node)
+    }
+}
+
 /// What stands in the place of a node that is chosen for each build.
 pub const AUTO: &str = "auto";
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::recipes::Selection;
 use super::{Global, target};
-use crate::backend::proxmox::{self, Proxmox};
+use crate::backend::proxmox::{self, Proxmox, Wish};
 use crate::error::{Error, Result};
 use crate::finding::{Finding, State};
 use crate::plan::Plan;
@@ -63,7 +63,7 @@ pub async fn run(
         (Some(plan), Ok(())) => {
             let plan = (plan, selection);
             let server = interrupt
-                .or(server.chosen(|text| screen.note(text)))
+                .or(server.chosen(&Wish::default(), |text| screen.note(text)))
                 .await?;
             boot::boot(&server, plan, global, screen, interrupt, &mut findings).await
         }

@@ -6,11 +6,19 @@ use crate::backend::proxmox::StoredImage;
 use crate::backend::proxmox::machine::{Label, fixed_tags};
 use crate::pipeline::attest::Beside;
 use crate::pipeline::bench::Bench;
+use crate::plan::Plan;
 use crate::provenance::{Files, digests};
 use crate::record::TemplateFile;
 
 /// How much of the recipe's own description is told: Proxmox VE takes 8192 characters in all.
 const DESCRIPTION: usize = 4000;
+
+/// The tags of a version's template; channels come later.
+pub(super) fn tags(plan: &Plan, build: &str, number: u32, label: Option<&str>) -> Vec<String> {
+    let mut tags = fixed_tags(build, &plan.name, number, label);
+    tags.extend(plan.proxmox.tags.iter().cloned());
+    tags
+}
 
 /// The label of a template that is about to be published. Everything in it is public.
 pub(super) fn label(
@@ -21,9 +29,8 @@ pub(super) fn label(
 ) -> Label {
     let (plan, version) = (bench.plan, &bench.version);
     let label = version.label.as_deref();
-    let mut tags = fixed_tags(&bench.run.id, &plan.name, version.number, label);
+    let tags = tags(plan, &bench.run.id, version.number, label);
     let named = version.label.as_ref().map(|label| format!(" ({label})"));
-    tags.extend(plan.proxmox.tags.iter().cloned());
     let mut text = format!(
         "**{} {}**{}, built by imgbuild {} on {}\n",
         plan.name,

@@ -14,13 +14,13 @@ use super::bench::{Bench, Made, Role, output_lock};
 use super::inventory::inventory;
 use super::place::{self, Begun, Judged, Place, Sealing};
 use super::{
-    Artifact, Beginning, Options, SshGuest, attest, build_image, judged, own_keys, remember,
-    reserve,
+    Artifact, Beginning, Caching, Options, SshGuest, attest, build_image, judged, own_keys,
+    remember, reserve,
 };
 use crate::backend::proxmox::machine::{Copy, Label, Machine, Origin, Template};
 use crate::backend::proxmox::{self, Cluster, Proxmox, REPLICA, StoredImage, Wish};
 use crate::error::{Context, Error, Kind, Result};
-use crate::plan::{Base, Plan, Step};
+use crate::plan::{Base, Keys, Plan, Step};
 use crate::provenance::sbom::Inventory;
 use crate::record::{Replica, TemplateFile, Tools};
 use crate::run::Run;
@@ -64,12 +64,7 @@ pub(super) async fn build(
         Beginning::Version(registry, version) => (registry, version),
     };
     let bench = Bench::prepare(plan, options, run, started, (registry, version)).await?;
-    let wish = Wish {
-        layers: layers::tags(plan, options.caching, &keys),
-        memory: plan.machine.memory,
-        images: plan.proxmox.hardware.storage.clone(),
-        bridge: plan.proxmox.hardware.bridge.clone(),
-    };
+    let wish = wish(plan, options.caching, Some(&keys));
     let tell = |text: &str| run.events.note(text);
     let seat = run.phase("node", cluster.seat(&wish, tell)).await?;
     let server = &seat.server;
@@ -96,6 +91,17 @@ pub(super) async fn build(
     Ok(done.artifact)
 }
 
+/// What a build wants of a node; its layers only if their keys are known.
+pub fn wish(plan: &Plan, caching: &Caching, keys: Option<&Keys>) -> Wish {
+    let layers = keys.map(|keys| layers::tags(plan, caching, keys));
+    Wish {
+        layers: layers.unwrap_or_default(),
+        memory: plan.machine.memory,
+        images: plan.proxmox.hardware.storage.clone(),
+        bridge: plan.proxmox.hardware.bridge.clone(),
+    }
+}
+
 /// Puts a copy of a version under the id that the recipe keeps for that, unless it is there.
 async fn copy(server: &Proxmox, plan: &Plan, artifact: &Artifact, run: &Run) -> Result<()> {
     let (Some(vmid), Some(template)) = (plan.proxmox.vmid, &artifact.template) else {
@@ -113,6 +119,12 @@ async fn copy(server: &Proxmox, plan: &Plan, artifact: &Artifact, run: &Run) -> 
         vmid,
         image: &plan.name,
         source: template.vmid,
+        tags: label::tags(
+            plan,
+            &template.build,
+            artifact.version,
+            artifact.label.as_deref(),
+        ),
         hardware: &plan.proxmox.hardware,
     };
     run.unless_interrupted(server.replace_copy(&copy, &run.id, run))
@@ -150,8 +162,8 @@ pub async fn is_there(server: &Proxmox, template: &TemplateFile) -> Result<bool>
     if server.difference(template).is_some() {
         return Ok(false);
     }
-    for (node, vmid) in template.places() {
-        let config = server.on(node).machine_config(vmid).await;
+    for place in template.places() {
+        let config = server.on(place.node).machine_config(place.vmid).await;
         let config = config.map_err(|failure| failure.during(doing()))?;
         let same = config.is_some_and(|it| it.is_template() && it.is_of(&template.build));
         if !same {

@@ -96,6 +96,25 @@ impl Proxmox {
         Ok(found)
     }
 
+    /// The target on all nodes that its templates may be on: its own, and those that it copies them to. The one that the project
+    /// names is taken for online.
+    pub(super) async fn with_replicas(&self) -> Result<Everywhere, Failure> {
+        let target = &self.target;
+        let mut found = self.everywhere().await?;
+        if target.is_auto || !target.has_several_nodes() {
+            return Ok(found);
+        }
+        let is_wanted =
+            |node: &Node| node.name != target.node && target.replicate.contains(&node.name);
+        for node in self.nodes().await?.into_iter().filter(is_wanted) {
+            match node.is_online {
+                true => found.servers.push(self.on(&node.name)),
+                false => found.offline.push(node.name),
+            }
+        }
+        Ok(found)
+    }
+
     /// The same on the node that has a machine of this id: this node, or any other. `None` if there is none.
     ///
     /// Errors: it is on a node that is offline; what the server says.
@@ -349,10 +368,10 @@ fn nowhere(all: &[Candidate]) -> Error {
 }
 
 impl Proxmox {
-    /// The target on the node that a build would go to now; the one that the project names, if it names one.
-    pub async fn chosen(self, tell: impl Fn(&str)) -> Result<Proxmox> {
-        let cluster = Cluster::new(self);
-        let seat = cluster.seat(&Wish::default(), tell).await?;
+    /// The target on the node that a build which wants this would go to now; the one that the project names, if it names one.
+    pub async fn chosen(&self, wish: &Wish, tell: impl Fn(&str)) -> Result<Proxmox> {
+        let cluster = Cluster::new(self.on(&self.target.node));
+        let seat = cluster.seat(wish, tell).await?;
         Ok(seat.server)
     }
 }

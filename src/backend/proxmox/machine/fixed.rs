@@ -23,16 +23,20 @@ pub struct Copy<'c> {
     pub image: &'c str,
     /// The template that it is a copy of.
     pub source: u32,
+    /// The tags that are the version's. What somebody else has given the template, or a channel, is not the copy's.
+    pub tags: Vec<String>,
     pub hardware: &'c Hardware,
 }
 
 /// What the copy of a template is called: it is no version, but says of which it is a copy.
-fn label(source: u32, config: &Config) -> Label {
+fn label(copy: &Copy<'_>, config: &Config) -> Label {
+    let source = copy.source;
     let name = config.name.clone().unwrap_or_default();
-    let tags = config.tags().filter(|tag| *tag != TEMPLATE);
+    let tags = copy.tags.iter().map(String::as_str);
+    let tags = tags.filter(|tag| *tag != TEMPLATE).chain([COPY]);
     let said = config.description.as_deref().unwrap_or_default();
     Label {
-        tags: tags.chain([COPY]).map(str::to_owned).collect(),
+        tags: tags.map(str::to_owned).collect(),
         description: format!(
             "A copy of {name} ({source}), under an id that stays the same.\n\n{said}"
         ),
@@ -74,7 +78,7 @@ impl Proxmox {
         let source = asked(self, copy.source).await?.ok_or_else(|| {
             Error::new(doing.as_str()).cause(format!("the version, {}, is gone", copy.source))
         })?;
-        let label = label(copy.source, &source);
+        let label = label(copy, &source);
         // An older version may have been made on another node.
         if let Some(there) = self.with_machine(vmid, &doing).await?
             && let Some(old) = asked(&there, vmid).await?

@@ -1,15 +1,17 @@
-//! The machines and templates on the target's node, and on the other nodes of its cluster.
+//! The machines and templates on the target's nodes, and on the other nodes of their cluster.
 
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 
 use super::lease;
-use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::{Call, Path};
 use crate::backend::proxmox::error::Failure;
+use crate::backend::proxmox::{Everywhere, Proxmox};
 
 /// A machine or template, as the node lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
+    pub node: String,
     pub vmid: u32,
     pub name: String,
     pub tags: Vec<String>,
@@ -21,10 +23,19 @@ pub struct Listed {
 /// All machines and templates of the target's cluster that we may see.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {
-    /// Those on the target's node, by id.
+    /// Those on the target's nodes that are online, by id.
     pub here: Vec<Listed>,
-    /// Those on other nodes, each with the node's name. They are as they were some seconds ago.
-    pub elsewhere: Vec<(String, Listed)>,
+    /// Those on other nodes. They are as they were some seconds ago. Of those on nodes that are offline little is known.
+    pub elsewhere: Vec<Listed>,
+    /// The target's nodes that could not be asked.
+    pub offline: Vec<String>,
+}
+
+impl Survey {
+    /// All of them, those that are certain first.
+    pub fn all(&self) -> impl Iterator<Item = &Listed> {
+        self.here.iter().chain(&self.elsewhere)
+    }
 }
 
 impl Listed {
@@ -44,30 +55,32 @@ struct Machine {
     disk: Option<u64>,
 }
 
-impl From<Machine> for Listed {
-    fn from(machine: Machine) -> Self {
-        let tags = machine.tags.unwrap_or_default();
+impl Machine {
+    fn on(self, node: &str) -> Listed {
+        let tags = self.tags.unwrap_or_default();
         Listed {
-            vmid: machine.vmid,
-            name: machine.name.unwrap_or_default(),
+            node: node.to_owned(),
+            vmid: self.vmid,
+            name: self.name.unwrap_or_default(),
             tags: lease::split(&tags).map(str::to_owned).collect(),
-            is_template: machine.template == Some(1),
-            disk: machine.disk.filter(|size| *size > 0),
+            is_template: self.template == Some(1),
+            disk: self.disk.filter(|size| *size > 0),
         }
     }
 }
 
 impl Proxmox {
-    /// Those that we may see, by id.
+    /// Those on this node that we may see, by id.
     pub async fn machines(&self) -> Result<Vec<Listed>, Failure> {
         let call = Call::get(self.node_path(&["qemu"]));
         let all: Vec<Machine> = self.client.call(call).await?;
-        let mut all: Vec<Listed> = all.into_iter().map(Listed::from).collect();
+        let node = &self.target.node;
+        let mut all: Vec<Listed> = all.into_iter().map(|machine| machine.on(node)).collect();
         all.sort_by_key(|machine| machine.vmid);
         Ok(all)
     }
 
-    /// Those on all nodes. What the node itself says counts: the cluster's list is some seconds old.
+    /// Those on all nodes. What the target's nodes themselves say counts: the cluster's list is some seconds old.
     pub async fn survey(&self) -> Result<Survey, Failure> {
         #[derive(Deserialize)]
         struct Guest {
@@ -75,16 +88,20 @@ impl Proxmox {
             #[serde(flatten)]
             machine: Machine,
         }
+        let Everywhere {
+            servers, offline, ..
+        } = self.with_replicas().await?;
         let call = Call::get(Path::new(["cluster", "resources"])).with("type", "vm");
         let all: Vec<Guest> = self.client.call(call).await?;
-        let others = all
-            .into_iter()
-            .filter(|guest| guest.node != self.target.node);
+        let is_asked = |node: &str| servers.iter().any(|server| server.target.node == node);
+        let others = all.into_iter().filter(|guest| !is_asked(&guest.node));
+        let here = try_join_all(servers.iter().map(Proxmox::machines)).await?;
+        let mut here = here.concat();
+        here.sort_by_key(|machine| machine.vmid);
         Ok(Survey {
-            elsewhere: others
-                .map(|guest| (guest.node, guest.machine.into()))
-                .collect(),
-            here: self.machines().await?,
+            here,
+            elsewhere: others.map(|guest| guest.machine.on(&guest.node)).collect(),
+            offline,
         })
     }
 }

@@ -43,7 +43,7 @@ pub use left::Found;
 pub use list::{Listed, Survey};
 use operate::OPERATION;
 pub use published::{Drift, Located, fixed_tags};
-pub use remove::{Removal, remove};
+pub use remove::{Fate, Removal, remove};
 use site::Site;
 pub use template::{Label, Template};
 

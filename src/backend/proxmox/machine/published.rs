@@ -6,9 +6,9 @@ use super::hardware::Change;
 use super::lease::{Lease, OURS};
 use super::list::{Listed, Survey};
 use crate::backend::proxmox::error::Failure;
-use crate::backend::proxmox::{Proxmox, TEMPLATE};
+use crate::backend::proxmox::{Proxmox, REPLICA, TEMPLATE};
 use crate::error::{Error, Kind, Result};
-use crate::record::TemplateFile;
+use crate::record::{Place, TemplateFile};
 
 /// How often tags are read and written when somebody else changes the template in between.
 const ATTEMPTS: u32 = 5;
@@ -32,10 +32,12 @@ pub fn fixed_tags(build: &str, image: &str, number: u32, label: Option<&str>) ->
 /// Where a template is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Located<'s> {
-    /// Where it was made.
+    /// Where it was made, or copied to.
     Here(&'s Listed),
     /// On another node of the cluster.
     Moved(&'s str),
+    /// There, but the node is offline.
+    Offline,
     /// It is no template any more.
     Reverted,
     /// Its id is that of something else.
@@ -45,37 +47,42 @@ pub enum Located<'s> {
 
 impl Survey {
     /// Where a template is. Only the tag of its build says that something is it.
-    pub fn find(&self, file: &TemplateFile) -> Located<'_> {
-        let tag = Lease::tag(&file.build);
-        let same = |listed: &&Listed| listed.vmid == file.vmid;
-        if let Some(listed) = self.here.iter().find(same) {
-            return match (listed.has(&tag), listed.is_template) {
-                (true, true) => Located::Here(listed),
-                (true, false) => Located::Reverted,
-                (false, _) => Located::Replaced(listed),
-            };
+    pub fn find(&self, place: &Place<'_>) -> Located<'_> {
+        let mut all = self.all();
+        let Some(listed) = all.find(|listed| listed.vmid == place.vmid) else {
+            return Located::Gone;
+        };
+        if !listed.has(&Lease::tag(&place.file.build)) {
+            return Located::Replaced(listed);
         }
-        let mut others = self.elsewhere.iter();
-        match others.find(|(_, listed)| same(&listed) && listed.has(&tag)) {
-            Some((node, _)) => Located::Moved(node),
-            None => Located::Gone,
+        if listed.node != place.node {
+            return Located::Moved(&listed.node);
+        }
+        match listed.is_template {
+            // Whether it is a template, and its name, are forgotten after a while.
+            _ if self.offline.contains(&listed.node) => Located::Offline,
+            true => Located::Here(listed),
+            false => Located::Reverted,
         }
     }
 
-    /// How a template differs from what was written down of it. It should have the tags in `wanted`, and none in `unwanted`.
-    pub fn drift(&self, file: &TemplateFile, wanted: &[String], unwanted: &[String]) -> Vec<Drift> {
-        let listed = match self.find(file) {
+    /// How a template differs from what was written down of it. It should have the tags in `wanted`, and none in `unwanted`; a
+    /// copy says of itself that it is one.
+    pub fn drift(&self, place: &Place<'_>, wanted: &[String], unwanted: &[String]) -> Vec<Drift> {
+        let listed = match self.find(place) {
             Located::Here(listed) => listed,
             Located::Moved(node) => return vec![Drift::Moved(node.to_owned())],
+            Located::Offline => return vec![Drift::Offline],
             Located::Reverted => return vec![Drift::Reverted],
             Located::Replaced(listed) => return vec![Drift::Replaced(listed.name.clone())],
             Located::Gone => return vec![Drift::Gone],
         };
         let mut drift = vec![];
-        if listed.name != file.name {
+        if listed.name != place.file.name {
             drift.push(Drift::Renamed(listed.name.clone()));
         }
-        let missing = wanted.iter().filter(|tag| !listed.has(tag));
+        let own = place.is_replica().then(|| REPLICA.to_owned());
+        let missing = wanted.iter().chain(&own).filter(|tag| !listed.has(tag));
         drift.extend(missing.cloned().map(Drift::Lacks));
         let extra = unwanted.iter().filter(|tag| listed.has(tag));
         drift.extend(extra.cloned().map(Drift::Has));
@@ -89,6 +96,8 @@ pub enum Drift {
     Gone,
     /// To this node.
     Moved(String),
+    /// Its node cannot be asked.
+    Offline,
     /// It is no template any more.
     Reverted,
     /// Its id is that of something else, of this name.
@@ -106,6 +115,7 @@ impl fmt::Display for Drift {
         match self {
             Drift::Gone => f.write_str("it is gone"),
             Drift::Moved(node) => write!(f, "it was moved to the node {node}"),
+            Drift::Offline => f.write_str("its node is offline"),
             Drift::Reverted => f.write_str("it is no template any more"),
             Drift::Replaced(name) => write!(
                 f,
@@ -114,6 +124,16 @@ impl fmt::Display for Drift {
             Drift::Renamed(name) => write!(f, "it was renamed to {name}"),
             Drift::Lacks(tag) => write!(f, "it lacks the tag {tag}"),
             Drift::Has(tag) => write!(f, "it has the tag {tag}, which is another version's"),
+        }
+    }
+}
+
+impl Drift {
+    /// For people who know of the version, and may not know that it has copies.
+    pub fn of(&self, place: &Place<'_>) -> String {
+        match place.is_replica() {
+            true => format!("its copy {} on {}: {self}", place.vmid, place.node),
+            false => self.to_string(),
         }
     }
 }
@@ -142,9 +162,9 @@ impl Proxmox {
     }
 
     /// Fails if the template may be there though it is not listed: lists leave out what the login may not see.
-    pub async fn confirm_gone(&self, file: &TemplateFile) -> Result<()> {
-        let (vmid, name) = (file.vmid, &file.name);
-        let config = self.machine_config(vmid).await;
+    pub async fn confirm_gone(&self, place: &Place<'_>) -> Result<()> {
+        let (vmid, name) = (place.vmid, &place.file.name);
+        let config = self.on(place.node).machine_config(vmid).await;
         let config = config
             .map_err(|failure| failure.during(format!("looking for the template {vmid} ({name})")));
         config.map(drop)
@@ -155,16 +175,17 @@ impl Proxmox {
     /// Errors: it is not there ([`Kind::Conflict`]), what the server says.
     pub async fn change_tags(
         &self,
-        file: &TemplateFile,
+        place: &Place<'_>,
         add: &[String],
         remove: &[String],
     ) -> Result<()> {
-        let doing = format!("tagging the template {} ({})", file.vmid, file.name);
+        let (server, vmid, file) = (self.on(place.node), place.vmid, place.file);
+        let doing = format!("tagging the template {vmid} ({})", file.name);
         let failed = |failure: Failure| failure.during(doing.as_str());
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let config = self.machine_config(file.vmid).await.map_err(failed)?;
+            let config = server.machine_config(vmid).await.map_err(failed)?;
             let config = config.filter(|config| config.is_template() && config.is_of(&file.build));
             let Some(config) = config else {
                 return Err(Error::new(doing)
@@ -181,7 +202,7 @@ impl Proxmox {
             if let Some(digest) = &config.digest {
                 change.set("digest", digest.as_str());
             }
-            let Err(error) = self.configure(file.vmid, change).await else {
+            let Err(error) = server.configure(vmid, change).await else {
                 return Ok(());
             };
             // That may be our own change, by a call whose answer was lost.
@@ -205,6 +226,7 @@ fn changed<'t>(tags: &[&'t str], add: &'t [String], remove: &[String]) -> Vec<&'
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Replica;
 
     const BUILD: &str = "20261125-142800-0a0b";
 
@@ -220,12 +242,16 @@ mod tests {
             build: BUILD.into(),
             disk: String::new(),
             size: 0,
-            replicas: vec![],
+            replicas: vec![Replica {
+                node: "pve2".into(),
+                vmid: 9010,
+            }],
         }
     }
 
     fn listed() -> Listed {
         Listed {
+            node: "pve".into(),
             vmid: 9000,
             name: "web-3".into(),
             tags: fixed_tags(BUILD, "web", 3, Some("RC.1")),
@@ -234,9 +260,19 @@ mod tests {
         }
     }
 
-    fn drift(here: Vec<Listed>, elsewhere: Vec<(String, Listed)>) -> Vec<Drift> {
+    fn survey(here: Vec<Listed>, elsewhere: Vec<Listed>) -> Survey {
+        Survey {
+            here,
+            elsewhere,
+            offline: vec!["pve3".into()],
+        }
+    }
+
+    fn drift(here: Vec<Listed>, elsewhere: Vec<Listed>) -> Vec<Drift> {
         let wanted = [fixed_tags(BUILD, "web", 3, None), vec!["stable".into()]].concat();
-        Survey { here, elsewhere }.drift(&file(), &wanted, &["candidate".into()])
+        let (file, survey) = (file(), survey(here, elsewhere));
+        let original = file.places().next().unwrap();
+        survey.drift(&original, &wanted, &["candidate".into()])
     }
 
     #[test]
@@ -258,8 +294,10 @@ mod tests {
         };
         assert_eq!(drift(vec![with(|_| {})], vec![]), []);
         assert_eq!(drift(vec![], vec![]), [Drift::Gone]);
-        let moved = drift(vec![], vec![("pve2".into(), listed())]);
-        assert_eq!(moved, [Drift::Moved("pve2".into())]);
+        let elsewhere = with(|listed| listed.node = "pve2".into());
+        let moved = [Drift::Moved("pve2".into())];
+        assert_eq!(drift(vec![], vec![elsewhere.clone()]), moved);
+        assert_eq!(drift(vec![elsewhere], vec![]), moved);
         let reverted = with(|listed| listed.is_template = false);
         assert_eq!(drift(vec![reverted], vec![]), [Drift::Reverted]);
         let other = with(|listed| listed.tags.retain(|tag| !tag.ends_with("0a0b")));
@@ -281,6 +319,28 @@ mod tests {
             Drift::Has("candidate".into()),
         ];
         assert_eq!(drift(vec![changed], vec![]), expected);
+    }
+
+    #[test]
+    fn a_copy_is_compared_with_the_same_and_must_say_that_it_is_one() {
+        let copy = Listed {
+            node: "pve2".into(),
+            vmid: 9010,
+            ..listed()
+        };
+        let file = file();
+        let place = file.places().next_back().unwrap();
+        let told = |listed: Vec<Listed>| {
+            let survey = survey(listed, vec![]);
+            let drift = survey.drift(&place, &[], &[]);
+            drift.iter().map(|it| it.of(&place)).collect::<Vec<_>>()
+        };
+        let lacks = "its copy 9010 on pve2: it lacks the tag imgbuild-replica";
+        assert_eq!(told(vec![listed(), copy.clone()]), [lacks]);
+        let mut said = copy;
+        said.tags.push(REPLICA.into());
+        assert_eq!(told(vec![listed(), said]), Vec::<String>::new());
+        assert_eq!(told(vec![listed()]), ["its copy 9010 on pve2: it is gone"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::volume::Volume;
 use crate::error::{Error, Kind, Result};
-use crate::record::TemplateFile;
+use crate::record::{Place, TemplateFile};
 
 /// How long removing a machine with its disks may take.
 const REMOVAL: Duration = Duration::from_secs(10 * 60);
@@ -63,16 +63,23 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
 /// What Proxmox VE says of a template whose disks others are overlays of.
 const IN_USE: &str = "is still in use";
 
-/// What became of a template that was to be removed.
+/// What became of templates that were to be removed.
+#[derive(Debug)]
+pub enum Removal<'f> {
+    /// Each of them, and what became of it.
+    Done(Vec<(Place<'f>, Fate)>),
+    /// Linked clones need one of them, these among them, so that all stay.
+    InUse(Vec<String>),
+}
+
+/// What became of one of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Removal {
+pub enum Fate {
     Removed,
     /// It was gone already.
     Gone,
     /// It was gone already, and something else of this name has its id, which stays.
     Replaced(String),
-    /// Linked clones need it, these among them, so that it stays.
-    InUse(Vec<String>),
 }
 
 impl Proxmox {
@@ -113,52 +120,90 @@ impl Proxmox {
         }
     }
 
-    /// Removes a finished template, if it is still what it was.
+    /// Removes a finished template and its copies, if they are still what they were. All are looked at before the first goes,
+    /// and the copies go before what they are copies of.
     ///
-    /// Errors: it is on another node, or no template any more ([`Kind::Conflict`]); what the server says.
-    pub async fn remove_published(&self, file: &TemplateFile) -> Result<Removal> {
-        let (vmid, target) = (file.vmid, &self.target.name);
-        let doing = format!("removing the template {vmid} ({}) from {target}", file.name);
-        let survey = self.survey().await;
-        let survey = survey.map_err(|failure| failure.during(doing.as_str()))?;
-        let changed = |how: Drift| {
-            Err(Error::new(doing.as_str())
-                .kind(Kind::Conflict)
-                .cause(how)
-                .hint(format!(
-                    "remove it by hand, or take its tag {} off to keep it; then the same command again",
-                    Lease::tag(&file.build)
-                )))
-        };
-        match survey.find(file) {
-            Located::Gone => {
-                self.confirm_gone(file).await?;
-                Ok(Removal::Gone)
+    /// Errors: one of them is on another node, or no template any more, or has got a linked clone since it was looked at
+    /// ([`Kind::Conflict`]); what the server says.
+    pub async fn remove_published<'f>(&self, file: &'f TemplateFile) -> Result<Removal<'f>> {
+        let doing = || format!("removing {} from {}", file.name, self.target.name);
+        let failed = |failure: Failure| failure.during(doing());
+        let survey = self.survey().await.map_err(failed)?;
+        let mut fates = vec![];
+        for place in file.places().rev() {
+            fates.push((place, self.fate(&place, &survey).await?));
+        }
+        let there = fates.iter().filter(|(_, fate)| *fate == Fate::Removed);
+        let there: Vec<Place<'_>> = there.map(|(place, _)| *place).collect();
+        // Of a single one the server itself says it in time.
+        if there.len() > 1 {
+            let mut clones = vec![];
+            for place in &there {
+                clones.extend(self.clones(place, &survey).await.map_err(failed)?);
             }
-            Located::Replaced(other) => Ok(Removal::Replaced(other.name.clone())),
+            if !clones.is_empty() {
+                return Ok(Removal::InUse(clones));
+            }
+        }
+        for (index, place) in there.iter().enumerate() {
+            if self.on(place.node).remove_unused(place.vmid).await? {
+                continue;
+            }
+            if index == 0 {
+                // That there are some is known already; who they are is only told.
+                let clones = self.clones(place, &survey).await;
+                return Ok(Removal::InUse(clones.unwrap_or_default()));
+            }
+            return Err(Error::new(doing())
+                .kind(Kind::Conflict)
+                .cause(format!(
+                    "linked clones need {} on {}, which could not be seen before its copies were removed",
+                    place.vmid, place.node
+                ))
+                .hint("remove these machines, or move their disks, which makes them whole; then the same command again"));
+        }
+        Ok(Removal::Done(fates))
+    }
+
+    /// What is to become of a template that is to be removed.
+    async fn fate(&self, place: &Place<'_>, survey: &Survey) -> Result<Fate> {
+        let (vmid, file, target) = (place.vmid, place.file, &self.target.name);
+        let doing = || format!("removing the template {vmid} ({}) from {target}", file.name);
+        let changed = |how: Drift| {
+            Err(Error::new(doing())
+            .kind(Kind::Conflict)
+            .cause(how)
+            .hint(format!(
+                "remove it by hand, or take its tag {} off to keep it; then the same command again",
+                Lease::tag(&file.build)
+            )))
+        };
+        match survey.find(place) {
+            Located::Here(_) => Ok(Fate::Removed),
+            Located::Gone => {
+                self.confirm_gone(place).await?;
+                Ok(Fate::Gone)
+            }
+            Located::Replaced(other) => Ok(Fate::Replaced(other.name.clone())),
             Located::Moved(node) => changed(Drift::Moved(node.to_owned())),
             Located::Reverted => changed(Drift::Reverted),
-            Located::Here(_) => match self.remove_unused(vmid).await? {
-                true => Ok(Removal::Removed),
-                false => Ok(Removal::InUse(self.clones(file, &survey).await)),
-            },
+            Located::Offline => Err(Error::new(doing())
+                .cause(format!("{} is offline", place.node))
+                .hint("the same command again when it is back; nothing was changed")),
         }
     }
 
     /// The linked clones of a template that we may see, as people know them.
-    async fn clones(&self, file: &TemplateFile, survey: &Survey) -> Vec<String> {
-        // That there are some is known already; who they are is only told.
-        let users = self.users_in(&file.storage, file.vmid).await;
-        let users = users.unwrap_or_default();
-        let elsewhere = survey.elsewhere.iter().map(|(_, listed)| listed);
-        let all: Vec<_> = survey.here.iter().chain(elsewhere).collect();
+    async fn clones(&self, place: &Place<'_>, survey: &Survey) -> Result<Vec<String>, Failure> {
+        let there = self.on(place.node);
+        let users = there.users_in(&place.file.storage, place.vmid).await?;
         let told = users.iter().map(|user| {
-            let listed = all.iter().find(|listed| listed.vmid == *user);
+            let listed = survey.all().find(|listed| listed.vmid == *user);
             listed.map_or(user.to_string(), |listed| {
                 format!("{user} ({})", listed.name)
             })
         });
-        told.collect()
+        Ok(told.collect())
     }
 }
 

@@ -1,10 +1,10 @@
 //! Channels as tags: the template that a channel points to has a tag of its name.
 
 use super::{channels_of, file, tags, versions};
-use crate::backend::proxmox::machine::{Located, OURS, Survey};
+use crate::backend::proxmox::machine::{Lease, Located, OURS, Survey};
 use crate::backend::proxmox::{Proxmox, TEMPLATE};
 use crate::error::{Error, Kind, Result};
-use crate::record::TemplateFile;
+use crate::record::{Place, TemplateFile};
 use crate::store::registry::{Version, on_target};
 use crate::store::{Dirs, Lock, Registry};
 use crate::ui::Screen;
@@ -62,8 +62,8 @@ fn untold(server: &Proxmox, error: Error, version: &Version, channel: &str) -> E
 }
 
 /// A template that is there, and what is to be different about its tags.
-struct Change {
-    file: TemplateFile,
+struct Change<'f> {
+    place: Place<'f>,
     add: Vec<String>,
     remove: Vec<String>,
 }
@@ -80,88 +80,110 @@ async fn agree(
     let versions = versions(registry, |other| other == image)?;
     let survey = server.survey().await;
     let survey = survey.map_err(|failure| failure.during("looking for the templates"))?;
-    let changes = changes(server, &versions, &survey, screen).await?;
+    let files = files(server, &versions, screen)?;
+    let changes = changes(server, (&versions, &files), &survey, screen).await?;
     for change in changes.iter().filter(|change| !change.add.is_empty()) {
-        server.change_tags(&change.file, &change.add, &[]).await?;
+        server.change_tags(&change.place, &change.add, &[]).await?;
     }
     for change in changes.iter().filter(|change| !change.remove.is_empty()) {
         let remove = &change.remove;
-        server.change_tags(&change.file, &[], remove).await?;
+        server.change_tags(&change.place, &[], remove).await?;
     }
-    tell_strangers(image, (&versions, &changes), &survey, screen);
+    tell_strangers(image, &versions, &survey, screen);
     Ok(())
 }
 
-/// What is to be different, for each template of an image that is there.
+/// What is written down of the templates of versions. Those of which it cannot be read are told.
 ///
-/// Errors: that of a version which a channel points to is not there ([`Kind::Conflict`]).
-async fn changes(
+/// Errors: that is so of a version which a channel points to.
+fn files<'v>(
     server: &Proxmox,
-    versions: &[Version],
+    versions: &'v [Version],
+    screen: Screen,
+) -> Result<Vec<(&'v Version, TemplateFile)>> {
+    let mut files = vec![];
+    for version in versions {
+        match file(server, version) {
+            Ok(file) => files.push((version, file)),
+            Err(error) if !version.channels.is_empty() => return Err(error),
+            Err(error) => screen.note(&format!("{}: {error}", version.name())),
+        }
+    }
+    Ok(files)
+}
+
+/// What is to be different, for each template of an image that can be reached. What cannot is told: a copy, or an older
+/// version, is no reason to leave a channel where it was.
+///
+/// Errors: the template itself of a version which a channel points to is not there ([`Kind::Conflict`]).
+async fn changes<'f>(
+    server: &Proxmox,
+    (versions, files): (&[Version], &'f [(&Version, TemplateFile)]),
     survey: &Survey,
     screen: Screen,
-) -> Result<Vec<Change>> {
+) -> Result<Vec<Change<'f>>> {
     let mut changes = vec![];
-    for version in versions {
-        let has_channel = !version.channels.is_empty();
-        let file = match file(server, version) {
-            Ok(file) => file,
-            Err(error) if has_channel => return Err(error),
-            Err(error) => {
-                screen.note(&format!("{}: {error}", version.name()));
-                continue;
-            }
-        };
-        let listed = match survey.find(&file) {
-            Located::Here(listed) => listed,
-            _ if has_channel => return Err(missing(server, version, &file, survey).await),
-            _ => continue,
-        };
-        let lacks = |channel: &&String| !listed.has(channel);
+    for (version, file) in files {
         let (_, others) = tags(version, versions);
-        changes.push(Change {
-            file,
-            add: version.channels.iter().filter(lacks).cloned().collect(),
-            remove: others.into_iter().filter(|tag| listed.has(tag)).collect(),
-        });
+        for place in file.places() {
+            let located = survey.find(&place);
+            let Located::Here(listed) = located else {
+                let has_channel = !version.channels.is_empty();
+                // One that is not there has no tags either.
+                if has_channel || located == Located::Offline {
+                    let missing = missing(server, version, &place, survey).await?;
+                    if has_channel && !place.is_replica() {
+                        return Err(missing);
+                    }
+                    screen.note(&format!("{missing}; its tags are left as they are"));
+                }
+                continue;
+            };
+            let lacks = |channel: &&String| !listed.has(channel);
+            let extra = others.iter().filter(|tag| listed.has(tag));
+            changes.push(Change {
+                place,
+                add: version.channels.iter().filter(lacks).cloned().collect(),
+                remove: extra.cloned().collect(),
+            });
+        }
     }
     Ok(changes)
 }
 
 /// Why a channel cannot point to a version's template.
+///
+/// Errors: it may be there, and only not be seen.
 async fn missing(
     server: &Proxmox,
     version: &Version,
-    file: &TemplateFile,
+    place: &Place<'_>,
     survey: &Survey,
-) -> Error {
-    if survey.find(file) == Located::Gone
-        && let Err(error) = server.confirm_gone(file).await
-    {
-        return error;
+) -> Result<Error> {
+    if survey.find(place) == Located::Gone {
+        server.confirm_gone(place).await?;
     }
-    let drift = survey.drift(file, &[], &[]).into_iter();
-    let drift: Vec<_> = drift.map(|drift| drift.to_string()).collect();
-    Error::new(format!("looking for the template of {}", version.name()))
-        .kind(Kind::Conflict)
-        .cause(drift.join("; "))
-        .hint(format!(
-            "`imgbuild template rollback {}@CHANNEL` goes back to an earlier version",
-            version.image
-        ))
+    let drift = survey.drift(place, &[], &[]).into_iter();
+    let drift: Vec<_> = drift.map(|drift| drift.of(place)).collect();
+    Ok(
+        Error::new(format!("looking for the template of {}", version.name()))
+            .kind(Kind::Conflict)
+            .cause(drift.join("; "))
+            .hint(format!(
+                "`imgbuild template rollback {}@CHANNEL` goes back to an earlier version",
+                version.image
+            )),
+    )
 }
 
 /// Tells which templates have a channel's tag as well, but are versions in somebody else's registry.
-fn tell_strangers(
-    image: &str,
-    (versions, changes): (&[Version], &[Change]),
-    survey: &Survey,
-    screen: Screen,
-) {
+fn tell_strangers(image: &str, versions: &[Version], survey: &Survey, screen: Screen) {
     let name = on_target(image).map_or(image, |(_, name)| name);
-    let is_known = |vmid: u32| changes.iter().any(|change| change.file.vmid == vmid);
+    let builds = versions.iter().map(|version| Lease::tag(&version.build));
+    let builds: Vec<_> = builds.collect();
     let strangers = survey.here.iter().filter(|listed| {
-        listed.is_template && listed.has(TEMPLATE) && listed.has(name) && !is_known(listed.vmid)
+        let is_known = builds.iter().any(|build| listed.has(build));
+        listed.is_template && listed.has(TEMPLATE) && listed.has(name) && !is_known
     });
     for listed in strangers {
         let channels = channels_of(image, versions).into_iter();

@@ -4,15 +4,17 @@ use serde_json::{Value, json};
 
 use super::{channels_of, file, tags, versions};
 use crate::backend::proxmox::machine::{Drift, Lease, Listed, Located, OURS, Survey};
-use crate::backend::proxmox::{COPY, Proxmox, TEMPLATE};
+use crate::backend::proxmox::{COPY, Proxmox, REPLICA, TEMPLATE};
 use crate::error::Result;
-use crate::record::TemplateFile;
+use crate::record::Place;
 use crate::store::Registry;
 use crate::store::registry::{Version, name, on_target, reference};
 use crate::ui::{Screen, bytes};
 
 /// A template on a server, or one that should be there.
 pub struct Template {
+    /// The node that it is on, or should be.
+    pub node: String,
     pub vmid: u32,
     /// What it is called there, or should be.
     pub name: String,
@@ -23,6 +25,8 @@ pub struct Template {
     pub size: Option<u64>,
     /// Whether it is a copy under an id that stays the same.
     pub is_copy: bool,
+    /// Whether it is a copy of one on another node.
+    pub is_replica: bool,
     /// None if the registry on this machine does not know it.
     pub registered: Option<Registered>,
 }
@@ -45,28 +49,30 @@ impl Template {
         let others = tags.iter().filter(|tag| !is_own(tag));
         let channels = others.filter(|tag| reference::is_channel(tag));
         Template {
+            node: listed.node.clone(),
             vmid: listed.vmid,
             name: listed.name.clone(),
             build: Lease::build_in(&tags).map(str::to_owned),
             channels: channels.map(|tag| (*tag).to_owned()).collect(),
             size: listed.disk,
             is_copy: listed.has(COPY),
+            is_replica: listed.has(REPLICA),
             registered: None,
         }
     }
 
-    /// That of a version, which may be gone.
+    /// One of those of a version, which may be gone.
     async fn known(
         server: &Proxmox,
-        file: &TemplateFile,
+        place: &Place<'_>,
         (version, all): (&Version, &[Version]),
         survey: &Survey,
     ) -> Result<Self> {
         let (wanted, others) = tags(version, all);
-        let here = match survey.find(file) {
+        let here = match survey.find(place) {
             Located::Here(listed) => Some(listed),
             Located::Gone => {
-                server.confirm_gone(file).await?;
+                server.confirm_gone(place).await?;
                 None
             }
             _ => None,
@@ -74,28 +80,36 @@ impl Template {
         let channels = channels_of(&version.image, all).into_iter();
         let channels = channels.filter(|channel| here.is_some_and(|here| here.has(channel)));
         Ok(Template {
-            vmid: file.vmid,
-            name: here.map_or(&file.name, |here| &here.name).clone(),
+            node: place.node.to_owned(),
+            vmid: place.vmid,
+            name: here.map_or(&place.file.name, |here| &here.name).clone(),
             build: Some(version.build.clone()),
             channels: channels.cloned().collect(),
-            size: Some(file.size),
+            size: Some(place.file.size),
             is_copy: false,
+            is_replica: place.is_replica(),
             registered: Some(Registered {
                 name: version.name(),
-                drift: survey.drift(file, &wanted, &others),
+                drift: survey.drift(place, &wanted, &others),
             }),
         })
     }
 
     /// For people, in a line.
-    fn line(&self, width: usize) -> String {
+    fn line(&self, width: usize, with_node: bool) -> String {
         let mut about = vec![];
+        if with_node {
+            about.push(format!("on {}", self.node));
+        }
         if !self.channels.is_empty() {
             about.push(self.channels.join(" "));
         }
         about.extend(self.build.as_ref().map(|build| format!("build {build}")));
         if self.is_copy {
             about.push("a copy under an id that stays the same".to_owned());
+        }
+        if self.is_replica {
+            about.push("a copy for this node".to_owned());
         }
         match &self.registered {
             None => about.push("not in the registry here".to_owned()),
@@ -124,17 +138,20 @@ impl Template {
             drift.collect::<Vec<_>>()
         });
         json!({
-            "vmid": self.vmid, "name": self.name, "build": self.build, "channels": self.channels, "size": self.size,
-            "copy": self.is_copy, "version": known.map(|known| &known.name), "drift": drift,
+            "node": self.node, "vmid": self.vmid, "name": self.name, "build": self.build, "channels": self.channels,
+            "size": self.size, "copy": self.is_copy, "replica": self.is_replica, "version": known.map(|known| &known.name), "drift": drift,
         })
     }
 }
 
 /// Templates, in lines for people and for programs.
-pub fn told(templates: &[Template]) -> (String, Value) {
+pub fn told(server: &Proxmox, templates: &[Template]) -> (String, Value) {
     let names = templates.iter().map(|template| template.called().len());
     let width = names.max().unwrap_or(0);
-    let lines = templates.iter().map(|template| template.line(width));
+    let with_node = server.target.has_several_nodes();
+    let lines = templates
+        .iter()
+        .map(|template| template.line(width, with_node));
     let values = templates.iter().map(Template::value);
     (lines.collect(), values.collect())
 }
@@ -148,9 +165,12 @@ pub async fn all(server: &Proxmox, registry: &Registry, survey: &Survey) -> Resu
     let mut templates = vec![];
     for version in &known {
         // What cannot be read, or is on another server, tells nothing of this one.
-        if let Ok(file) = file(server, version) {
+        let Ok(file) = file(server, version) else {
+            continue;
+        };
+        for place in file.places() {
             let version = (version, known.as_slice());
-            templates.push(Template::known(server, &file, version, survey).await?);
+            templates.push(Template::known(server, &place, version, survey).await?);
         }
     }
     let is_ours = |listed: &&Listed| {
@@ -183,7 +203,7 @@ fn of_build<'v>(known: &'v [Version], template: &Template) -> Option<&'v Version
     known.iter().find(|version| version.build == *build)
 }
 
-/// The newest version of an image, and how its template differs from what was written down of it.
+/// The newest version of an image, and how its template and the copies differ from what was written down of them.
 pub async fn newest(
     server: &Proxmox,
     registry: &Registry,
@@ -196,10 +216,14 @@ pub async fn newest(
     };
     let drift = match file(server, version) {
         Ok(file) => {
-            let template = Template::known(server, &file, (version, &all), survey).await?;
-            let known = template.registered.into_iter();
-            let drift = known.flat_map(|known| known.drift);
-            drift.map(|drift| drift.to_string()).collect()
+            let mut told = vec![];
+            for place in file.places() {
+                let template = Template::known(server, &place, (version, &all), survey).await?;
+                let known = template.registered.into_iter();
+                let drift = known.flat_map(|known| known.drift);
+                told.extend(drift.map(|drift| drift.of(&place)));
+            }
+            told
         }
         Err(error) => vec![error.to_string()],
     };
@@ -217,12 +241,15 @@ pub async fn list(
     let survey = server.survey().await;
     let survey =
         survey.map_err(|failure| failure.during(format!("listing the templates on {target}")))?;
+    for node in &survey.offline {
+        screen.note(&format!("{node} is offline, and not looked at"));
+    }
     let mut templates = all(server, registry, &survey).await?;
     if let Some(image) = image {
         let registered = name(image, Some(target));
         templates.retain(|template| template.is_of(image, &registered));
     }
-    let (text, value) = told(&templates);
+    let (text, value) = told(server, &templates);
     let text = match text.is_empty() {
         true => format!("no templates on {target}\n"),
         false => text,

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 
 use super::{file, of};
 use crate::backend::proxmox::Proxmox;
-use crate::backend::proxmox::machine::Removal;
+use crate::backend::proxmox::machine::{Fate, Removal};
 use crate::error::{Error, Kind, Result};
 use crate::record::TemplateFile;
 use crate::store::registry::{Pruned, Use, Version, needed, on_target};
 use crate::ui::Screen;
 
-/// Removes the template of a version.
+/// Removes the template of a version, with its copies.
 ///
-/// Errors: linked clones need it ([`Kind::Conflict`]).
+/// Errors: linked clones need one of them ([`Kind::Conflict`]).
 pub async fn remove(version: &Version, screen: Screen) -> Result<()> {
     let Some(server) = of(&version.image).await? else {
         return Ok(());
@@ -74,27 +74,25 @@ async fn remove_on(server: &Proxmox, version: &Version, screen: Screen) -> Resul
     }
     let file = file(server, version)?;
     refuse_other(&file, version)?;
-    Ok(match server.remove_published(&file).await? {
-        Removal::Removed => vec![],
-        Removal::Gone => {
-            screen.note(&format!(
-                "the template {} of {name} was gone already",
-                file.vmid
-            ));
-            vec![]
-        }
-        Removal::Replaced(other) => {
-            screen.note(&format!(
-                "{} is {other} now, which has not the tag of the build of {name}: it stays",
-                file.vmid
-            ));
-            vec![]
-        }
+    let fates = match server.remove_published(&file).await? {
+        Removal::Done(fates) => fates,
         Removal::InUse(clones) if clones.is_empty() => {
-            vec![Use::Clone("a machine that this login may not see".into())]
+            let unseen = "a machine that this login may not see";
+            return Ok(vec![Use::Clone(unseen.into())]);
         }
-        Removal::InUse(clones) => clones.into_iter().map(Use::Clone).collect(),
-    })
+        Removal::InUse(clones) => return Ok(clones.into_iter().map(Use::Clone).collect()),
+    };
+    for (place, fate) in fates {
+        let vmid = place.vmid;
+        match fate {
+            Fate::Removed => {}
+            Fate::Gone => screen.note(&format!("the template {vmid} of {name} was gone already")),
+            Fate::Replaced(other) => screen.note(&format!(
+                "{vmid} is {other} now, which has not the tag of the build of {name}: it stays"
+            )),
+        }
+    }
+    Ok(vec![])
 }
 
 /// A file that was put in the place of another one names another template.
