@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use lab::today;
-use place::{Kind, Place, end};
+use place::{Kind, PACE, Place, end};
 use pve_lab::{Fault, Request, What};
 use rows::{Call, Trouble, calls, troubles};
 use table::{count, table};
@@ -28,6 +28,9 @@ const WORKERS: usize = 6;
 
 /// Into how many parts the whole is divided.
 const DAYS: usize = 40;
+
+/// With how many builds a node is worn out: a server knows all its calls and tasks, and looking through them takes ever longer.
+const WEAR: u32 = 20;
 
 /// How long a build has to get behind a task that never ends before it is interrupted. Nothing depends on it: it may be
 /// interrupted whenever.
@@ -119,7 +122,7 @@ fn interrupt(child: &mut Child) {
         if child.try_wait().unwrap().is_some() {
             return;
         }
-        std::thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(PACE);
     }
     let pid = child.id().to_string();
     let sent = Command::new("kill").args(["-s", "INT", &pid]).status();
@@ -181,6 +184,9 @@ fn sweep(kind: Kind) -> Vec<(u32, &'static str, char)> {
 
 /// One row of the table. What was left is left alone, with its node.
 fn row(place: &mut Place, call: &Call, trouble: &Trouble) -> char {
+    if place.builds > WEAR {
+        *place = Place::prepare("pve build cut", place.kind);
+    }
     let went = AssertUnwindSafe(|| goes_wrong(place, call, trouble));
     let went = catch_unwind(went).unwrap_or_else(|_| Err("see above".into()));
     let Outcome { letter, said } = went.unwrap_or_else(|said| {

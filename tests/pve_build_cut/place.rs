@@ -11,7 +11,10 @@ use crate::lab::versions::list;
 use crate::lab::{Ended, Image, Lab};
 
 /// The server's own waits are divided by this: a call that ends with 596 takes a second and a half.
-const PACE: u32 = 20;
+const HURRY: u32 = 20;
+
+/// How often it is looked whether something has happened.
+pub const PACE: Duration = Duration::from_millis(5);
 
 /// What somebody else makes on the node.
 const OTHERS: &str = "somebody-elses";
@@ -52,12 +55,13 @@ pub struct Place {
     pub kind: Kind,
     before: Inventory,
     versions: Vec<String>,
-    builds: u32,
+    /// So many were begun.
+    pub builds: u32,
 }
 
 impl Place {
     pub fn prepare(name: &str, kind: Kind) -> Self {
-        let setup = Setup::new().sandboxes(Image::Tiny.path()).pace(PACE);
+        let setup = Setup::new().sandboxes(Image::Tiny.path()).pace(HURRY);
         let node = Node::whole(name, setup, "9000-9099");
         make_disk(&node.lab);
         let before = node.server.inventory();
@@ -119,7 +123,7 @@ impl Place {
             if began.elapsed() > Duration::from_secs(30) {
                 return false;
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(PACE);
         }
     }
 
@@ -176,7 +180,7 @@ impl Place {
             if child.try_wait().unwrap().is_some() {
                 return self.met(since).is_some();
             }
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(PACE);
         }
         true
     }
