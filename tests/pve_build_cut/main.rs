@@ -86,9 +86,6 @@ fn goes_wrong(place: &mut Place, call: &Call, trouble: &Trouble) -> Result<Outco
         place.node.imgbuild(&["gc"]).with_code(0);
         letter = letter.to_ascii_uppercase();
     }
-    if ended.code != Some(0) && letter != 'i' && !names(&said, place.met(since)) {
-        return Err(format!("unclear: {said}"));
-    }
     if call.is_of_anybody() && trouble.is_endless() {
         // Nobody aborts it, and when it ends there is nothing.
         place.node.server.relent();
@@ -97,6 +94,9 @@ fn goes_wrong(place: &mut Place, call: &Call, trouble: &Trouble) -> Result<Outco
     place
         .is_as_it_was(is_new)
         .map_err(|what| format!("{what}\n{said}"))?;
+    if ended.code != Some(0) && ended.code != Some(130) && !names(&said, place.met(since)) {
+        return Err(format!("unclear: {said}"));
+    }
     Ok(Outcome { letter, said })
 }
 

@@ -36,7 +36,7 @@ impl Kind {
         match self {
             Kind::Plain => step("mark", &format!("true {build}")),
             Kind::Layered => {
-                step("long", &format!("sleep 6; true {build}")) + &step("mark", "true")
+                step("long", &format!("sleep 10; true {build}")) + &step("mark", "true")
             }
         }
     }
@@ -72,7 +72,7 @@ impl Place {
             versions: vec![],
             builds: 0,
         };
-        end(place.start()).with_code(0);
+        place.build();
         place.remove_others();
         place.before = place.inventory();
         place.versions = list(&place.node.lab);
@@ -110,6 +110,12 @@ impl Place {
         let mut now = self.node.server.inventory();
         now.volumes.retain(|(id, _)| !id.contains(":import/"));
         now
+    }
+
+    /// Builds a version. Where processors are scarce, a sandbox's agent is too late for a server in a hurry now and then.
+    pub fn build(&mut self) {
+        let built = |_| end(self.start()).code == Some(0);
+        assert!((0..3).any(built), "nothing can be built");
     }
 
     /// Waits for the end of what goes on there without imgbuild.

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use pve_lab::What;
+use pve_lab::{Request, What};
 
-use crate::place::{Kind, Place, end};
+use crate::place::{Kind, Place};
 
 /// One call of a build.
 pub struct Call {
@@ -59,11 +59,19 @@ pub fn calls(kind: Kind) -> Vec<Call> {
     let mut place = Place::prepare("pve build, calls", kind);
     place.forget_images();
     let before = place.node.server.requests().len();
-    end(place.start()).with_code(0);
-    let requests = place.node.server.requests();
+    place.build();
+    let calls = distinct(&place.node.server.requests()[before..]);
+    assert!(calls.len() > 90, "{}", calls.len());
+    match kind {
+        Kind::Plain => calls,
+        Kind::Layered => of_layer(calls),
+    }
+}
+
+fn distinct(requests: &[Request]) -> Vec<Call> {
     let mut counts: BTreeMap<_, u32> = BTreeMap::new();
     let (mut calls, mut seen) = (vec![], vec![]);
-    for (at, request) in (1..).zip(&requests[before..]) {
+    for (at, request) in (1..).zip(requests) {
         let kind = (request.method.clone(), pattern(&request.path));
         let nth = counts.entry(kind.clone()).or_default();
         *nth += 1;
@@ -79,16 +87,18 @@ pub fn calls(kind: Kind) -> Vec<Call> {
             });
         }
     }
-    assert!(calls.len() > 90, "{}", calls.len());
-    if kind == Kind::Layered {
-        // The rest is as without layers.
-        let is = |call: &Call, end: &str, nth| call.pattern.ends_with(end) && call.nth == nth;
-        let first = calls.iter().position(|call| is(call, "/shutdown", 1));
-        let last = calls.iter().position(|call| is(call, "/template", 2));
-        calls = calls.drain(first.unwrap()..=last.unwrap()).collect();
-        calls.retain(|call| call.method != "GET");
-        assert!(calls.len() > 15, "{}", calls.len());
-    }
+    calls
+}
+
+/// What a layer adds to a build: the calls that change something, until what was built on it is a template.
+fn of_layer(calls: Vec<Call>) -> Vec<Call> {
+    let of_layer = calls.into_iter();
+    let of_layer = of_layer.skip_while(|call| !call.pattern.ends_with("/shutdown"));
+    let is_last = |call: &Call| call.pattern.ends_with("/template") && call.nth == 2;
+    let mut left = true;
+    let of_layer = of_layer.take_while(|call| std::mem::replace(&mut left, !is_last(call)));
+    let calls: Vec<_> = of_layer.filter(|call| call.method != "GET").collect();
+    assert!(calls.last().is_some_and(is_last), "there was no layer");
     calls
 }
 

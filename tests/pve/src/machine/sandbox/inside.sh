@@ -41,6 +41,6 @@ cat >/etc/inittab <<TABLE
 ::ctrlaltdel:/sbin/reboot
 TABLE
 [ -z "$AGENT" ] ||
-    echo "::once:/usr/sbin/qemu-ga --method unix-listen --path /dev/virtio-ports/org.qemu.guest_agent.0" >>/etc/inittab
+    echo "::respawn:/usr/sbin/qemu-ga --method unix-listen --path /dev/virtio-ports/org.qemu.guest_agent.0" >>/etc/inittab
 
 exec setpriv --bounding-set="$keep" /sbin/init
