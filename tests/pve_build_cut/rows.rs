@@ -61,7 +61,7 @@ pub fn calls(kind: Kind) -> Vec<Call> {
     let before = place.node.server.requests().len();
     place.build();
     let calls = distinct(&place.node.server.requests()[before..]);
-    assert!(calls.len() > 90, "{}", calls.len());
+    assert!(calls.len() > 80, "{}", calls.len());
     match kind {
         Kind::Plain => calls,
         Kind::Layered => of_layer(calls),
