@@ -40,7 +40,8 @@ cat >/etc/inittab <<TABLE
 ::once:/sbin/power-button
 ::ctrlaltdel:/sbin/reboot
 TABLE
+# It ends when somebody hangs up on it with its answer unread.
 [ -z "$AGENT" ] ||
-    echo "::once:/usr/sbin/qemu-ga --method unix-listen --path /dev/virtio-ports/org.qemu.guest_agent.0" >>/etc/inittab
+    echo "::respawn:/usr/sbin/qemu-ga --method unix-listen --path /dev/virtio-ports/org.qemu.guest_agent.0" >>/etc/inittab
 
 exec setpriv --bounding-set="$keep" /sbin/init
