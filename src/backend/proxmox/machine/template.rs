@@ -98,7 +98,10 @@ impl<'m> Machine<'m> {
     pub async fn make_layer(&self, label: &Label) -> Result<u32> {
         let (server, run) = (self.server, self.run);
         server.make_template(self.vmid).await?;
-        server.label(self.vmid, label).await?;
+        // Until it is told to be a layer, it is still the build's, and whatever hangs about it is aborted.
+        let mut label = label.clone();
+        label.tags.push(Lease::tag(&self.lease.build));
+        server.label(self.vmid, &label).await?;
         run.release(&self.machine)?;
         Ok(self.vmid)
     }
