@@ -8,9 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use imgbuild::backend::proxmox::machine::inspect::Inspector;
-use imgbuild::backend::proxmox::machine::{
-    Board, Door, Extras, Hardware, Lease, Origin as Source, Start, Whereabouts,
-};
+use imgbuild::backend::proxmox::machine::{Door, Lease, Origin as Source, Start, Whereabouts};
 use imgbuild::backend::proxmox::{Proxmox, StoredImage};
 use imgbuild::backend::{Accel, Firmware, Spec};
 use imgbuild::disk::Origin;
@@ -23,7 +21,7 @@ use imgbuild::seed::{self, Announce, Extra, Identity, Stages};
 use imgbuild::source::Format;
 use imgbuild::store::Dirs;
 use lab::Image;
-use lab::node::Node;
+use lab::node::{Node, plain_hardware};
 use pve_lab::{SECRET, Setup, TOKEN};
 
 const TEMPLATE: u32 = 8000;
@@ -67,33 +65,6 @@ fn dirs(node: &Node) -> Dirs {
     }
 }
 
-/// What a recipe that says nothing asks for.
-fn plain() -> Hardware {
-    Hardware {
-        pool: None,
-        storage: None,
-        bridge: None,
-        cpu: "host".into(),
-        board: Board::Q35,
-        secure_boot: false,
-        tpm: false,
-        scsi_controller: "virtio-scsi-single".into(),
-        vga: "std".into(),
-        rng: false,
-        numa: false,
-        template: Extras {
-            disks: vec![],
-            networks: None,
-            hostpci: vec![],
-            serial: true,
-            balloon: None,
-            on_boot: false,
-            start_order: None,
-            cloud_init_drive: true,
-        },
-    }
-}
-
 /// A helper that has the same image as its own disk, file system names and all.
 async fn helper<'m>(server: &'m Proxmox, run: &'m Run, image: &Path) -> Result<Inspector<'m>> {
     let spec = Spec {
@@ -111,7 +82,7 @@ async fn helper<'m>(server: &'m Proxmox, run: &'m Run, image: &Path) -> Result<I
     let identity = Identity::generate("helper-1", "helper")?;
     let start = Start {
         spec: &spec,
-        hardware: &plain(),
+        hardware: &plain_hardware(),
         origin: Source::Template(TEMPLATE),
         disk: None,
         seed: &seed::build(
@@ -133,7 +104,7 @@ async fn helper<'m>(server: &'m Proxmox, run: &'m Run, image: &Path) -> Result<I
         id: &identity.instance_id,
         known: vec![],
     };
-    Inspector::start(server, (TEMPLATE, &image), start, (&door, PATIENCE), run).await
+    Inspector::start(server, &image, start, (&door, PATIENCE), run).await
 }
 
 /// The image as what a guest sees.

@@ -266,6 +266,27 @@ fn gc_removes_what_builds_anywhere_have_left_and_nothing_else() {
 }
 
 #[test]
+fn gc_removes_a_template_of_a_dead_build_after_its_clones_and_a_clone_that_was_told_nothing() {
+    let node = Node::whole("pve gc clones", Setup::new(), "9000-9099");
+    let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    node.put(&disk.file, &disk.bytes);
+    let before = node.server.inventory();
+    let dead = tags("20200101-000000-0a0b", 2021);
+    node.has_template(9000, &format!("local:import/{}", disk.file));
+    let tagged = format!("tags={dead}");
+    node.curl("qemu/9000/config", &["--data-urlencode", &tagged]);
+    node.curl("qemu/9000/clone", &["-d", "newid=9001", "-d", "name=clone"]);
+    // As it is right after it was cloned from a layer: of the build it has only the name.
+    node.has_vm(
+        9002,
+        "imgbuild-20200101-000000-0a0b",
+        "imgbuild;imgbuild-layer",
+    );
+    node.imgbuild(&["gc", "--target", "lab"]).with_code(0);
+    assert_eq!(node.server.inventory(), before);
+}
+
+#[test]
 fn what_gc_cannot_remove_is_named() {
     let node = Node::whole("pve gc refused", Setup::new(), "9000-9099");
     node.has_vm(9000, "dead", &tags("20200101-000000-0a0b", 2021));

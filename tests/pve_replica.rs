@@ -5,7 +5,7 @@ mod lab;
 use std::time::Duration;
 
 use imgbuild::backend::proxmox::machine::{
-    Board, Copy, Extras, Hardware, Lease, Machine, Origin, Start, Template, fixed_tags,
+    Copy, Lease, Machine, Origin, Start, Template, fixed_tags,
 };
 use imgbuild::backend::proxmox::{Proxmox, StoredImage, Wish};
 use imgbuild::backend::{Accel, Firmware, Spec};
@@ -13,37 +13,10 @@ use imgbuild::run::interrupt::{self, Announcer};
 use imgbuild::run::{Interrupt, Run};
 use imgbuild::store::Dirs;
 use imgbuild::ui::{self, Format};
-use lab::node::{Disk, Node};
+use lab::node::{Disk, Node, plain_hardware};
 use pve_lab::{Fault, Inventory, Setup, Storage, What};
 
 const MIGRATE: &str = "/nodes/*/qemu/*/migrate";
-
-/// What a recipe that says nothing asks for.
-fn hardware() -> Hardware {
-    Hardware {
-        pool: None,
-        storage: None,
-        bridge: None,
-        cpu: "host".into(),
-        board: Board::Q35,
-        secure_boot: false,
-        tpm: false,
-        scsi_controller: "virtio-scsi-single".into(),
-        vga: "std".into(),
-        rng: false,
-        numa: false,
-        template: Extras {
-            disks: vec![],
-            networks: None,
-            hostpci: vec![],
-            serial: true,
-            balloon: None,
-            on_boot: false,
-            start_order: None,
-            cloud_init_drive: true,
-        },
-    }
-}
 
 /// Two nodes without a guest that answers.
 struct Scene {
@@ -95,7 +68,7 @@ impl Scene {
         };
         let start = Start {
             spec: &spec,
-            hardware: &hardware(),
+            hardware: &plain_hardware(),
             origin: Origin::Image(&self.image),
             disk: None,
             seed: b"a seed",
@@ -107,7 +80,7 @@ impl Scene {
         machine.drop_seed().await.unwrap();
         let published = self.node.lab.path("web.template");
         machine
-            .into_template(&hardware(), &published)
+            .into_template(&plain_hardware(), &published)
             .await
             .unwrap()
     }
@@ -143,7 +116,7 @@ impl Scene {
 
     /// Leaves everything as SIGKILL would, in the middle of a copy, as soon as `now`. Then removes it.
     async fn killed(&self, template: Template<'_>, now: impl Fn() -> bool) {
-        let hardware = hardware();
+        let hardware = plain_hardware();
         let is_time = async {
             while !now() {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -169,7 +142,10 @@ async fn a_copy_is_a_template_of_the_same_build_and_goes_with_it_unless_it_is_pu
     let scene = Scene::prepare("pve replica", 100).await;
     let run = scene.run();
     let template = scene.template(&run).await;
-    let copy = template.copy_to(&scene.there, &hardware()).await.unwrap();
+    let copy = template
+        .copy_to(&scene.there, &plain_hardware())
+        .await
+        .unwrap();
     assert_eq!((copy.node(), template.node()), ("pve2", "pve"));
     let (nodes, vms) = scene.disks();
     assert_eq!(nodes, ["pve", "pve2"]);
@@ -188,7 +164,10 @@ async fn a_published_copy_stays() {
     let scene = Scene::prepare("pve published replica", 100).await;
     let run = scene.run();
     let template = scene.template(&run).await;
-    template.copy_to(&scene.there, &hardware()).await.unwrap();
+    template
+        .copy_to(&scene.there, &plain_hardware())
+        .await
+        .unwrap();
     scene.node.lab.write("web.template", "");
     assert!(run.tear_down().await.is_empty());
     assert_eq!(scene.disks().0, ["pve", "pve2"]);
@@ -207,7 +186,7 @@ async fn a_copy_under_a_fixed_id_has_the_tags_of_the_version_and_no_channel() {
         image: "web",
         source: template.vmid,
         tags: [tags, vec!["debian".into()]].concat(),
-        hardware: &hardware(),
+        hardware: &plain_hardware(),
     };
     scene.here.replace_copy(&copy, &run.id, &run).await.unwrap();
     let told = scene.node.machine(9009).unwrap();
@@ -228,7 +207,10 @@ async fn an_answer_that_is_lost_is_no_lost_copy() {
         scene.breaks(what);
         let run = scene.run();
         let template = scene.template(&run).await;
-        template.copy_to(&scene.there, &hardware()).await.unwrap();
+        template
+            .copy_to(&scene.there, &plain_hardware())
+            .await
+            .unwrap();
         assert_eq!(scene.disks().0, ["pve", "pve2"]);
         scene.tear_down(run).await;
     }
@@ -255,7 +237,7 @@ async fn what_is_left_of_a_copy_that_fails_is_removed_from_both_nodes() {
         scene.breaks(what);
         let run = scene.run();
         let template = scene.template(&run).await;
-        let Err(failed) = template.copy_to(&scene.there, &hardware()).await else {
+        let Err(failed) = template.copy_to(&scene.there, &plain_hardware()).await else {
             panic!("it went well");
         };
         assert!(failed.to_string().contains(told), "{failed}");
@@ -270,7 +252,7 @@ async fn a_node_that_goes_off_keeps_no_one_from_cleaning_up_the_others() {
     let template = scene.template(&run).await;
     scene.node.server.power("pve2", false);
     let failed = template
-        .copy_to(&scene.there, &hardware())
+        .copy_to(&scene.there, &plain_hardware())
         .await
         .err()
         .unwrap();
@@ -287,7 +269,10 @@ async fn what_is_on_a_node_that_is_off_is_told_and_removed_when_it_is_back() {
     let scene = Scene::prepare("pve replica, off later", 1000).await;
     let run = scene.run();
     let template = scene.template(&run).await;
-    template.copy_to(&scene.there, &hardware()).await.unwrap();
+    template
+        .copy_to(&scene.there, &plain_hardware())
+        .await
+        .unwrap();
     scene.node.server.power("pve2", false);
     let remaining = run.tear_down().await;
     assert_eq!(remaining.len(), 1);

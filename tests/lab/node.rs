@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
+use imgbuild::backend::proxmox::machine::{Board, Extras, Hardware};
 use imgbuild::project::{Project, Target};
 use pve_lab::{Inventory, SECRET, Server, Setup, TOKEN};
 
@@ -263,4 +264,31 @@ fn recipe(lab: &Lab, source: &str) -> String {
     let text = format!("[image]\nname = \"web\"\n[source]\n{source}\n");
     let path = lab.write("web.toml", text);
     path.to_str().unwrap().to_owned()
+}
+
+/// The hardware that a recipe asks for which says nothing.
+pub fn plain_hardware() -> Hardware {
+    Hardware {
+        pool: None,
+        storage: None,
+        bridge: None,
+        cpu: "host".into(),
+        board: Board::Q35,
+        secure_boot: false,
+        tpm: false,
+        scsi_controller: "virtio-scsi-single".into(),
+        vga: "std".into(),
+        rng: false,
+        numa: false,
+        template: Extras {
+            disks: vec![],
+            networks: None,
+            hostpci: vec![],
+            serial: true,
+            balloon: None,
+            on_boot: false,
+            start_order: None,
+            cloud_init_drive: true,
+        },
+    }
 }

@@ -15,6 +15,9 @@ use crate::error::{Context, Result};
 /// What all tags, names and files of ours begin with, and the tag that all machines of ours have.
 pub const OURS: &str = "imgbuild";
 
+/// How long after its beginning a build is over that does not say until when it may go on.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// How a time is written: tags have no capital letters and no colons. Always UTC.
 const STAMP: &str = "%Y%m%d-%H%M%S";
 
@@ -77,6 +80,17 @@ impl Lease {
         Some(Lease {
             build: Lease::build_in(&tags)?.to_owned(),
             until: ours().find_map(|tag| time(tag.strip_prefix("until-")?))?,
+        })
+    }
+
+    /// Reads the name that every machine of a build has until it is finished. A clone has nothing else at first: its tags are
+    /// those of its source. The build says when it began, and [`LONGEST`] after that it is over.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let build = name.strip_prefix("imgbuild-").filter(|it| is_build(it))?;
+        let (began, _) = build.rsplit_once('-')?;
+        Some(Lease {
+            build: build.to_owned(),
+            until: time(began)?.checked_add(LONGEST).ok()?,
         })
     }
 
@@ -162,6 +176,16 @@ mod tests {
             "imgbuild-x-until-20261125-180000.iso",
         ] {
             assert_eq!(Lease::of_seed_file(file), None, "{file}");
+        }
+    }
+
+    #[test]
+    fn a_machine_without_tags_of_its_own_is_known_by_its_name() {
+        let lease = Lease::of_name("imgbuild-20261125-142800-0a0b").unwrap();
+        assert_eq!(lease.build, "20261125-142800-0a0b");
+        assert_eq!(lease.until, "2026-12-02T14:28:00Z".parse().unwrap());
+        for name in ["imgbuild-layer-0a0b0c0d0e0f", "imgbuild-web", "web-1", ""] {
+            assert_eq!(Lease::of_name(name), None, "{name}");
         }
     }
 

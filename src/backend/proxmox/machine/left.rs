@@ -29,8 +29,12 @@ impl Everywhere {
 
 impl Proxmox {
     async fn machines_of_builds(&self) -> Result<Vec<Found>, Failure> {
-        let ours = self.machines().await?.into_iter().filter_map(|machine| {
-            let lease = Lease::of_tags(&machine.tags.join(";"))?;
+        let mut machines = self.machines().await?;
+        // Templates last: they stay as long as there are linked clones of them.
+        machines.sort_by_key(|machine| machine.is_template);
+        let ours = machines.into_iter().filter_map(|machine| {
+            let by_tags = Lease::of_tags(&machine.tags.join(";"));
+            let lease = by_tags.or_else(|| Lease::of_name(&machine.name))?;
             let what = What::Machine {
                 vmid: machine.vmid,
                 build: lease.build.clone(),

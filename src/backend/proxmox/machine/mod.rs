@@ -95,39 +95,10 @@ impl<'m> Machine<'m> {
     /// Errors: the target does not say where ([`Kind::Usage`]), no id is free ([`Kind::Conflict`]), what the server says.
     pub async fn start(server: &'m Proxmox, start: Start<'_>, run: &'m Run) -> Result<Self> {
         let site = Site::of(&server.target)?.with(start.hardware);
-        let file = start.lease.seed_file();
-        let sending = send_seed(server, &site, &file, start.seed, run);
-        let seed = run.phase("upload seed", sending).await?;
-        let volume = format!("{}:iso/{file}", site.iso);
-        let Claimed { machine, held } = match start.origin {
-            Origin::Image(image) => {
-                let parameters = |vmid| hardware::parameters(vmid, &start, image, &site, &volume);
-                let build = &start.lease.build;
-                let claiming = claim::claim(server, &site, build, parameters, run);
-                run.phase("create machine", claiming).await?
-            }
-            Origin::Layer(source) | Origin::Template(source) => {
-                let (linked, pool) = (
-                    (source, clone::Kind::Linked),
-                    start.hardware.pool.as_deref(),
-                );
-                let cloning = clone::clone(server, &site, linked, pool, &start.lease.build, run);
-                run.phase("clone template", cloning).await?
-            }
-        };
-        let vmid = held.vmid;
-        let made = Machine {
-            server,
-            run,
-            vmid,
-            _held: held,
-            lease: start.lease.clone(),
-            machine,
-            seed: Some(seed),
-        };
+        let (made, volume) = Machine::make(server, &site, &start, run).await?;
         if !matches!(start.origin, Origin::Image(_)) {
             let change = clone::change(&start, &site, &volume);
-            let changing = server.configure(vmid, change);
+            let changing = server.configure(made.vmid, change);
             run.phase("set up clone", changing).await?;
         }
         if let Some(size) = start.disk {
@@ -135,6 +106,42 @@ impl<'m> Machine<'m> {
         }
         run.phase("start machine", made.power_on()).await?;
         Ok(made)
+    }
+
+    /// Makes a machine, and says what its seed is called there. A clone has not got the seed yet, and has its source's hardware.
+    async fn make(
+        server: &'m Proxmox,
+        site: &Site<'_>,
+        start: &Start<'_>,
+        run: &'m Run,
+    ) -> Result<(Self, String)> {
+        let (file, build) = (start.lease.seed_file(), start.lease.build.as_str());
+        let sending = send_seed(server, site, &file, start.seed, run);
+        let seed = run.phase("upload seed", sending).await?;
+        let volume = format!("{}:iso/{file}", site.iso);
+        let Claimed { machine, held } = match start.origin {
+            Origin::Image(image) => {
+                let parameters = |vmid| hardware::parameters(vmid, start, image, site, &volume);
+                let claiming = claim::claim(server, site, build, parameters, run);
+                run.phase("create machine", claiming).await?
+            }
+            Origin::Layer(source) | Origin::Template(source) => {
+                let pool = start.hardware.pool.as_deref();
+                let linked = (source, clone::Kind::Linked);
+                let cloning = clone::clone(server, site, linked, pool, build, run);
+                run.phase("clone template", cloning).await?
+            }
+        };
+        let made = Machine {
+            server,
+            run,
+            vmid: held.vmid,
+            _held: held,
+            lease: start.lease.clone(),
+            machine,
+            seed: Some(seed),
+        };
+        Ok((made, volume))
     }
 
     /// Makes the disk this many bytes large.

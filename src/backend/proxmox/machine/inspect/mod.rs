@@ -12,10 +12,9 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::address::{self, Door};
-use super::claim::Claimed;
 use super::operate::OPERATION;
 use super::site::Site;
-use super::{Machine, Start, clone, hardware, send_seed};
+use super::{Machine, Start, hardware};
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::{Proxmox, StoredImage};
 use crate::disk::Origin;
@@ -62,37 +61,20 @@ pub struct Inspector<'m> {
 }
 
 impl<'m> Inspector<'m> {
-    /// Makes a helper for the template `template`, as `start` says, and waits until it has the disk.
+    /// Makes a helper for a template, which `start` names as its origin, with a system from `image`, and waits until it has the
+    /// disk.
     ///
     /// Errors: those of [`Machine::start`] and [`Machine::enter`]; disks cannot be plugged into a running machine.
     pub async fn start(
         server: &'m Proxmox,
-        (template, image): (u32, &StoredImage),
+        image: &StoredImage,
         start: Start<'_>,
         (door, patience): (&Door<'_>, Duration),
         run: &'m Run,
     ) -> Result<Self> {
         let site = Site::of(&server.target)?.with(start.hardware);
-        let file = start.lease.seed_file();
-        let sending = send_seed(server, &site, &file, start.seed, run);
-        let seed = run.phase("upload seed", sending).await?;
-
-        let build = start.lease.build.as_str();
-        let pool = start.hardware.pool.as_deref();
-        let linked = (template, clone::Kind::Linked);
-        let cloning = clone::clone(server, &site, linked, pool, build, run);
-        let Claimed { machine, held } = run.phase("clone template", cloning).await?;
-        let vmid = held.vmid;
-        let machine = Machine {
-            server,
-            run,
-            vmid,
-            _held: held,
-            lease: start.lease.clone(),
-            machine,
-            seed: Some(seed),
-        };
-        let seed = format!("{}:iso/{file}", site.iso);
+        let (machine, seed) = Machine::make(server, &site, &start, run).await?;
+        let vmid = machine.vmid;
         let hardware = hardware::parameters(vmid, &start, image, &site, &seed);
         let preparing = machine.become_helper(hardware);
         let volume = run.phase("prepare helper", preparing).await?;
@@ -108,7 +90,7 @@ impl<'m> Inspector<'m> {
             login: door.login(address),
             machine,
             device,
-            name: format!("the disk of the template {template}"),
+            name: format!("the disk that the machine {vmid} has of its template"),
         })
     }
 
