@@ -237,6 +237,18 @@ mod tests {
         assert_eq!(remains, Remains::default());
     }
 
+    #[test]
+    fn of_two_who_have_promised_the_same_each_takes_back_his_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let (journal, same) = (Journal::create(&path).unwrap(), file(Path::new("same")));
+        journal.add(same.clone()).unwrap();
+        journal.add(same.clone()).unwrap();
+        journal.done(&same).unwrap();
+        assert_eq!(journal.state().live, [same.clone()]);
+        assert_eq!(Journal::read(&path).unwrap().live, [same]);
+    }
+
     #[tokio::test]
     async fn what_cannot_be_removed_is_named_and_stays_in_the_journal() {
         let folder = tempfile::tempdir().unwrap();
