@@ -104,7 +104,7 @@ async fn helper<'m>(server: &'m Proxmox, run: &'m Run, image: &Path) -> Result<I
         id: &identity.instance_id,
         known: vec![],
     };
-    Inspector::start(server, &image, start, (&door, PATIENCE), run).await
+    Inspector::start(server, (TEMPLATE, &image), start, (&door, PATIENCE), run).await
 }
 
 /// The image as what a guest sees.

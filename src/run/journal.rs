@@ -245,7 +245,7 @@ mod tests {
         journal.add(same.clone()).unwrap();
         journal.add(same.clone()).unwrap();
         journal.done(&same).unwrap();
-        assert_eq!(journal.state().live, [same.clone()]);
+        assert_eq!(journal.state().live, std::slice::from_ref(&same));
         assert_eq!(Journal::read(&path).unwrap().live, [same]);
     }
 

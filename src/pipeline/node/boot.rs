@@ -126,6 +126,6 @@ impl<'b> Node<'b> {
         let papers = self.papers(Role::Helper)?;
         let start = papers.start(Origin::Template(template));
         let door = (&papers.door(), patience);
-        Inspector::start(self.server, &self.image, start, door, run).await
+        Inspector::start(self.server, (template, &self.image), start, door, run).await
     }
 }

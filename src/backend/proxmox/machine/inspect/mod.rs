@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::address::{self, Door};
 use super::operate::OPERATION;
 use super::site::Site;
-use super::{Machine, Start, hardware};
+use super::{Machine, Origin as MachineOrigin, Start, hardware};
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::{Proxmox, StoredImage};
 use crate::disk::Origin;
@@ -61,18 +61,22 @@ pub struct Inspector<'m> {
 }
 
 impl<'m> Inspector<'m> {
-    /// Makes a helper for a template, which `start` names as its origin, with a system from `image`, and waits until it has the
+    /// Makes a helper for the template `template`, as `start` says but with a system from `image`, and waits until it has the
     /// disk.
     ///
     /// Errors: those of [`Machine::start`] and [`Machine::enter`]; disks cannot be plugged into a running machine.
     pub async fn start(
         server: &'m Proxmox,
-        image: &StoredImage,
+        (template, image): (u32, &StoredImage),
         start: Start<'_>,
         (door, patience): (&Door<'_>, Duration),
         run: &'m Run,
     ) -> Result<Self> {
         let site = Site::of(&server.target)?.with(start.hardware);
+        let start = Start {
+            origin: MachineOrigin::Template(template),
+            ..start
+        };
         let (machine, seed) = Machine::make(server, &site, &start, run).await?;
         let vmid = machine.vmid;
         let hardware = hardware::parameters(vmid, &start, image, &site, &seed);
@@ -90,7 +94,7 @@ impl<'m> Inspector<'m> {
             login: door.login(address),
             machine,
             device,
-            name: format!("the disk that the machine {vmid} has of its template"),
+            name: format!("the disk of the template {template}"),
         })
     }
 
