@@ -91,6 +91,21 @@ fn a_channel_is_a_tag_that_moves_with_it_and_all_other_tags_stay() {
         list(&node.lab),
         ["lab/web@1 stable", "lab/web@2", "lab/web@3 candidate"]
     );
+    let unpromote = ["template", "unpromote", "lab/web@stable"];
+    let away = Fault::on("GET", RESOURCES).with(What::Unauthorized);
+    node.server.inject(away);
+    node.imgbuild(&unpromote).with_code(1);
+    node.imgbuild(&unpromote)
+        .with_code(0)
+        .printing("lab/web@stable is no more (was lab/web@1)\n");
+    assert_tags(&node, 1, ";mine");
+    node.imgbuild(&unpromote)
+        .with_code(2)
+        .saying("there is no such channel");
+    assert_eq!(
+        list(&node.lab),
+        ["lab/web@1", "lab/web@2", "lab/web@3 candidate"]
+    );
 }
 
 #[test]

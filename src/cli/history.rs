@@ -35,6 +35,7 @@ fn line(event: &Event) -> String {
         Action::Built => "built".to_owned(),
         Action::Promoted => format!("promoted to {channel}{was}"),
         Action::RolledBack => format!("{channel} rolled back to it{was}"),
+        Action::Unpromoted => format!("{channel} removed, which pointed to it"),
         Action::Revoked => "revoked".to_owned(),
         Action::Restored => "restored".to_owned(),
         Action::Removed => "removed".to_owned(),

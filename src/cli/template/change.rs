@@ -1,4 +1,4 @@
-//! `imgbuild template promote`, `rollback`, `revoke` and `restore`.
+//! `imgbuild template promote`, `rollback`, `unpromote`, `revoke` and `restore`.
 
 use serde_json::json;
 
@@ -68,6 +68,24 @@ pub async fn roll_back(
             "event": "result", "channel": channel, "version": value(&back.version),
             "previous": back.previous, "changed": true,
         }),
+    );
+    Ok(())
+}
+
+pub async fn unpromote(
+    registry: &mut Registry,
+    dirs: &Dirs,
+    (image, channel): (&str, &str),
+    screen: Screen,
+) -> Result<()> {
+    // The tag first: the command can be given again as long as the registry has the channel.
+    if let Some(server) = &server::of(image).await? {
+        server::take_off(server, (registry, dirs), (image, channel), screen).await?;
+    }
+    let version = registry.unpromote(image, channel)?;
+    screen.result(
+        &format!("{image}@{channel} is no more (was {})\n", version.name()),
+        &json!({"event": "result", "channel": channel, "version": value(&version), "removed": true}),
     );
     Ok(())
 }

@@ -68,6 +68,12 @@ enum Action {
         #[arg(long, value_name = "VERSION")]
         to: Option<Wanted>,
     },
+    /// Remove a channel; the version that it points to stays
+    Unpromote {
+        /// `NAME@CHANNEL`
+        #[arg(value_name = "CHANNEL", value_parser = of_channel)]
+        channel: (String, String),
+    },
     /// Keep builds and channels from using a version
     Revoke {
         #[command(flatten)]
@@ -172,6 +178,13 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
             let wanted = (image.as_str(), channel.as_str(), to.as_ref());
             let roll_back = change::roll_back(&mut registry, &dirs, wanted, screen);
             interrupt.or(roll_back).await
+        }
+        Action::Unpromote {
+            channel: (image, channel),
+        } => {
+            let wanted = (image.as_str(), channel.as_str());
+            let unpromote = change::unpromote(&mut registry, &dirs, wanted, screen);
+            interrupt.or(unpromote).await
         }
         Action::Revoke { scope, reason } => {
             change::revoke(&mut registry, scope, Some(reason), screen)

@@ -151,6 +151,32 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Takes a channel away, with its past. Returns the version that it pointed to.
+    ///
+    /// Errors: there is no such channel ([`Kind::Usage`]).
+    pub fn unpromote(&mut self, image: &str, channel: &str) -> Result<Version> {
+        let doing = || format!("removing the channel {image}@{channel}");
+        let reference = Reference {
+            image: image.to_owned(),
+            wanted: Wanted::Channel(channel.to_owned()),
+        };
+        let version = self.find(&reference)?;
+        let tx = self.begin()?;
+        let text = "DELETE FROM channel WHERE image = ?1 AND name = ?2";
+        let removed = tx.execute(text, params![image_of(&tx, &version)?, channel]);
+        if removed.asked(doing)? > 0 {
+            let event = Event {
+                channel: Some(channel.to_owned()),
+                ..Event::new(Action::Unpromoted, image, version.number)
+            };
+            record(&tx, &event)?;
+        }
+        tx.commit().asked(doing)?;
+        Ok(version)
+    }
+}
+
 /// Refuses a version that there is no going back to, whatever the channel's past is.
 fn refuse_target(to: &Version, current: &Pointer, doing: String) -> Result<()> {
     if Some(to.id) == current.version {

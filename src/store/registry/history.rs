@@ -31,16 +31,18 @@ pub enum Action {
     Built,
     Promoted,
     RolledBack,
+    Unpromoted,
     Revoked,
     Restored,
     Removed,
 }
 
 impl Action {
-    const ALL: [Action; 6] = [
+    const ALL: [Action; 7] = [
         Action::Built,
         Action::Promoted,
         Action::RolledBack,
+        Action::Unpromoted,
         Action::Revoked,
         Action::Restored,
         Action::Removed,
@@ -52,6 +54,7 @@ impl Action {
             Action::Built => "built",
             Action::Promoted => "promoted",
             Action::RolledBack => "rolled-back",
+            Action::Unpromoted => "unpromoted",
             Action::Revoked => "revoked",
             Action::Restored => "restored",
             Action::Removed => "removed",

@@ -1,6 +1,7 @@
 //! What channels point to and which versions are revoked, from the history.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -32,6 +33,11 @@ pub(super) fn replay(db: &Connection, events: &[Event]) -> Result<Replayed> {
         match event.action {
             Action::Promoted => past.or_default().push(event.number),
             Action::RolledBack => go_back(past.or_default(), event.number),
+            Action::Unpromoted => {
+                if let Entry::Occupied(past) = past {
+                    past.remove();
+                }
+            }
             Action::Revoked => drop(revoked.insert(version, event)),
             Action::Restored => drop(revoked.remove(&version)),
             Action::Built | Action::Removed => {}

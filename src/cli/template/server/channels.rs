@@ -40,8 +40,20 @@ pub async fn follow(
     screen: Screen,
 ) -> Result<()> {
     let (version, channel) = moved;
-    let followed = agree(server, (registry, dirs), &version.image, screen).await;
+    let followed = agree(server, (registry, dirs), (&version.image, None), screen).await;
     followed.map_err(|error| untold(server, error, version, channel))
+}
+
+/// Takes the tag of a channel, which the registry is about to remove, off all templates of an image.
+///
+/// Errors: what the server says.
+pub async fn take_off(
+    server: &Proxmox,
+    (registry, dirs): (&Registry, &Dirs),
+    (image, channel): (&str, &str),
+    screen: Screen,
+) -> Result<()> {
+    agree(server, (registry, dirs), (image, Some(channel)), screen).await
 }
 
 /// That the registry has what the server has not, and what to do.
@@ -71,17 +83,22 @@ struct Change<'f> {
 async fn agree(
     server: &Proxmox,
     (registry, dirs): (&Registry, &Dirs),
-    image: &str,
+    (image, gone): (&str, Option<&str>),
     screen: Screen,
 ) -> Result<()> {
     // Of two commands the one that comes last reads what the other has decided as well.
     let lock = format!("channels-{}", image.replace('/', "-"));
     let _lock = Lock::acquire(dirs.locks().join(lock)).await?;
-    let versions = versions(registry, |other| other == image)?;
+    let mut versions = versions(registry, |other| other == image)?;
+    for version in &mut versions {
+        version
+            .channels
+            .retain(|channel| Some(channel.as_str()) != gone);
+    }
     let survey = server.survey().await;
     let survey = survey.map_err(|failure| failure.during("looking for the templates"))?;
     let files = files(server, &versions, screen)?;
-    let changes = changes(server, (&versions, &files), &survey, screen).await?;
+    let changes = changes(server, (&versions, &files), gone, &survey, screen).await?;
     for change in changes.iter().filter(|change| !change.add.is_empty()) {
         server.change_tags(&change.place, &change.add, &[]).await?;
     }
@@ -119,12 +136,14 @@ fn files<'v>(
 async fn changes<'f>(
     server: &Proxmox,
     (versions, files): (&[Version], &'f [(&Version, TemplateFile)]),
+    gone: Option<&str>,
     survey: &Survey,
     screen: Screen,
 ) -> Result<Vec<Change<'f>>> {
     let mut changes = vec![];
     for (version, file) in files {
-        let (_, others) = tags(version, versions);
+        let (_, mut others) = tags(version, versions);
+        others.extend(gone.map(str::to_owned));
         for place in file.places() {
             let located = survey.find(&place);
             let Located::Here(listed) = located else {

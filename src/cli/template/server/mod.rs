@@ -13,7 +13,7 @@ use crate::error::{Error, Kind, Result};
 use crate::record::TemplateFile;
 use crate::store::Registry;
 use crate::store::registry::{State, Version, on_target};
-pub use channels::{follow, refuse_reserved};
+pub use channels::{follow, refuse_reserved, take_off};
 pub use list::{all, list, newest, told};
 pub use removal::{remove, remove_all};
 

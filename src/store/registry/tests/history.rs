@@ -52,6 +52,9 @@ fn channels_revocations_and_the_history_come_back() {
     assert_eq!(roll_back(&place), 3);
     assert_eq!(roll_back(&place), 2);
     promote(&place, "web@5");
+    let beta = place.registry().promote(&reference("web@5"), "beta");
+    beta.unwrap();
+    place.registry().unpromote("web", "beta").unwrap();
     revoke(&place, "web@3", false);
     revoke(&place, "web@4", false);
     let restored = Scope {

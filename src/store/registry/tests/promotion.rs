@@ -50,6 +50,23 @@ fn a_channel_points_to_what_was_promoted_last_and_goes_back_step_by_step() {
 }
 
 #[test]
+fn a_channel_can_be_removed_and_begins_anew_when_it_is_made_again() {
+    let place = Place::new();
+    for _ in 0..2 {
+        place.built("web");
+    }
+    promote(&place, "web@1");
+    promote(&place, "web@2");
+    let removed = place.registry().unpromote("web", "stable").unwrap();
+    assert_eq!(removed.number, 2);
+    let again = place.registry().unpromote("web", "stable");
+    assert_eq!(again.unwrap_err().get_kind(), Kind::Usage);
+    place.registry().remove(&reference("web@2")).unwrap();
+    assert_eq!(promote(&place, "web@1").previous, None);
+    assert_eq!(roll_back(&place).unwrap_err().get_kind(), Kind::Usage);
+}
+
+#[test]
 fn going_back_to_a_version_needs_it_to_have_been_there() {
     let place = Place::new();
     for _ in 0..4 {
