@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use super::process;
-use crate::backend::proxmox::leftover::Leftover;
+use crate::backend::proxmox::leftover::{Leftover, What};
 use crate::error::{Context, Error, Result};
 use crate::project::Project;
 
@@ -151,16 +151,14 @@ impl Journal {
         self.append(Record::Kept)
     }
 
-    /// Whether any process that it names still runs.
-    pub fn has_process(&self) -> bool {
-        let runs = |resource: &Resource| match resource {
+    /// Whether it names a machine that is still there: a process that runs, or one on a server, which nobody else removes.
+    pub fn has_machine(&self) -> bool {
+        let is_there = |resource: &Resource| match resource {
             Resource::Process { word } => !process::pids(word).is_empty(),
-            Resource::Folder { .. }
-            | Resource::File { .. }
-            | Resource::Unfinished { .. }
-            | Resource::Remote { .. } => false,
+            Resource::Remote { leftover, .. } => matches!(leftover.what, What::Machine { .. }),
+            Resource::Folder { .. } | Resource::File { .. } | Resource::Unfinished { .. } => false,
         };
-        self.state().live.iter().any(runs)
+        self.state().live.iter().any(is_there)
     }
 
     /// Removes what is live, newest first, and returns what could not be removed and why.

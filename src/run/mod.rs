@@ -109,9 +109,9 @@ impl Run {
         self.journal.done(resource)
     }
 
-    /// Whether a machine of this run still runs.
+    /// Whether a machine of this run is still there.
     pub fn has_machine(&self) -> bool {
-        self.journal.has_process()
+        self.journal.has_machine()
     }
 
     /// Leaves everything as it is, for somebody to look at; `imgbuild gc --kept` removes it later.

@@ -106,6 +106,7 @@ impl<'b> Place<'b> for Node<'b> {
             return Ok(());
         };
         // This machine becomes the layer, and another one goes on.
+        *login = None;
         let machine = &mut begun.machine.machine;
         self.power_off(machine).await?;
         let make = machine.make_layer(&label);
