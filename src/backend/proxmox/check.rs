@@ -10,7 +10,7 @@ use super::error::{Failure, NotSent, Why};
 use super::machine::{Found, Hardware};
 use super::privilege::{self, Need};
 use super::storage::Storage;
-use super::{Everywhere, Proxmox, Trust, Wish};
+use super::{Everywhere, Proxmox, Trust, Wish, number};
 use crate::finding::{Finding, State};
 
 /// The first version that takes disk images into a storage of content `import` (pve-storage 8.3.6).
@@ -323,6 +323,7 @@ async fn network(server: &Proxmox, bridge: &str) -> Finding {
 async fn ids(server: &Proxmox) -> Finding {
     #[derive(Deserialize)]
     struct Guest {
+        #[serde(default, deserialize_with = "number::maybe")]
         vmid: Option<u32>,
     }
     let Some(range) = server.target.vmids.clone() else {

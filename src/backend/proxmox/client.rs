@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::call::{Call, Path, encode};
 use super::credentials::{Credentials, Ticket, ticket_headers, token_headers};
 use super::error::{Failure, Refusal, Request, Why};
+use super::number;
 use super::tls::{self, Trust};
 use crate::error::{Error, Result};
 use crate::run::Events;
@@ -47,6 +48,7 @@ const LARGEST: usize = 16 << 20;
 pub struct Answer<T> {
     pub data: T,
     /// How many there are, where `data` may be a part of them.
+    #[serde(default, deserialize_with = "number::maybe")]
     pub total: Option<u64>,
 }
 

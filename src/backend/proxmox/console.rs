@@ -21,7 +21,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use super::Proxmox;
 use super::call::Call;
-use super::error::Failure;
+use super::error::{Failure, Why};
+use super::number;
 use crate::seed;
 use crate::text::Lines;
 
@@ -90,6 +91,7 @@ pub struct Console<'c> {
 struct Terminal {
     user: String,
     ticket: String,
+    #[serde(deserialize_with = "number::number")]
     port: u16,
 }
 
@@ -226,7 +228,7 @@ async fn next<S: Stream>(socket: &mut WebSocketStream<S>) -> Option<Bytes> {
 /// Whether nothing will be different the next time.
 fn is_final(failure: &Failure) -> bool {
     // 501: the server has no such call.
-    matches!(failure.why.status(), Some(403 | 501))
+    matches!(failure.why.status(), Some(403 | 501)) || matches!(failure.why, Why::Nonsense(_))
 }
 
 impl Deaf {

@@ -13,6 +13,7 @@ mod import;
 mod layer;
 pub mod leftover;
 pub mod machine;
+mod number;
 mod privilege;
 mod storage;
 mod task;
@@ -75,6 +76,40 @@ impl Target {
     /// Whether its templates may be on more than one node.
     pub fn has_several_nodes(&self) -> bool {
         self.is_auto || self.replicate.iter().any(|name| *name != self.node)
+    }
+}
+
+#[cfg(test)]
+impl Target {
+    /// The node `pve` of a server, with all that machines need.
+    pub(crate) fn for_tests(endpoint: &str, trust: Trust) -> Self {
+        Target {
+            name: "lab".into(),
+            project: "/p/imgbuild.toml".into(),
+            endpoint: self::endpoint(endpoint).unwrap(),
+            node: "pve".into(),
+            is_auto: false,
+            builds_per_node: 1,
+            replicate: vec![],
+            trust,
+            import: "local".into(),
+            images: Some("local".into()),
+            iso: Some("local".into()),
+            bridge: Some("vmbr0".into()),
+            vmids: Some(9000..=9009),
+            layers: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Proxmox {
+    /// [`Target::for_tests`] on a test server.
+    pub(crate) fn of_lab(lab: &pve_lab::Server) -> Self {
+        let trust = Trust::Fingerprint(lab.fingerprint().parse().unwrap());
+        let target = Target::for_tests(&lab.url(), trust);
+        let token = format!("{}={}", pve_lab::TOKEN, pve_lab::SECRET);
+        Proxmox::new(target, Credentials::token(&token.into()).unwrap()).unwrap()
     }
 }
 

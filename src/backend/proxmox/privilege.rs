@@ -247,6 +247,7 @@ impl Proxmox {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::proxmox::Trust;
     use crate::backend::proxmox::machine::hardware::tests::hardware as usual;
     use crate::backend::proxmox::machine::{Disk, HostPci, Network};
 
@@ -271,22 +272,7 @@ mod tests {
 
     /// What is needed besides for hardware that a change of the usual one makes, as `privilege on path`.
     fn added(change: impl FnOnce(&mut Hardware)) -> Vec<String> {
-        let target = Target {
-            name: "lab".into(),
-            project: "imgbuild.toml".into(),
-            endpoint: "https://pve:8006".parse().unwrap(),
-            node: "pve".into(),
-            is_auto: false,
-            builds_per_node: 1,
-            replicate: vec![],
-            trust: super::super::Trust::System,
-            import: "local".into(),
-            images: Some("local".into()),
-            iso: Some("local".into()),
-            bridge: Some("vmbr0".into()),
-            vmids: Some(9000..=9099),
-            layers: 0,
-        };
+        let target = Target::for_tests("https://pve:8006", Trust::System);
         let mut hardware = usual();
         hardware.template.cloud_init_drive = false;
         change(&mut hardware);

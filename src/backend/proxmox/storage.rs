@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::call::Call;
 use super::error::Failure;
-use super::{Proxmox, Target};
+use super::{Proxmox, Target, number};
 
 /// A storage, as the node lists it.
 #[derive(Debug, Deserialize)]
@@ -18,8 +18,10 @@ pub struct Storage {
     pub(super) active: Option<Value>,
     pub(super) shared: Option<Value>,
     /// Free bytes.
+    #[serde(default, deserialize_with = "number::maybe")]
     pub avail: Option<u64>,
     /// Bytes in all.
+    #[serde(default, deserialize_with = "number::maybe")]
     pub total: Option<u64>,
 }
 

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::Proxmox;
 use super::call::{Call, Path};
 use super::client::Answer;
 use super::error::Failure;
+use super::{Proxmox, number};
 use crate::error::{Error, Result};
 use crate::text::printable;
 
@@ -310,6 +310,7 @@ impl Proxmox {
         #[derive(Deserialize)]
         struct Entry {
             upid: String,
+            #[serde(default, deserialize_with = "number::maybe")]
             endtime: Option<i64>,
             status: Option<String>,
         }

@@ -233,7 +233,6 @@ fn body(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::proxmox::{self, Credentials, Target, Trust};
 
     #[test]
     fn the_form_has_the_shape_that_the_server_reads() {
@@ -259,25 +258,7 @@ mod tests {
     #[tokio::test]
     async fn the_task_of_an_upload_is_told_from_those_of_others() {
         let node = pve_lab::Server::start(pve_lab::Setup::new());
-        let token = format!("{}={}", pve_lab::TOKEN, pve_lab::SECRET);
-        let target = Target {
-            name: "lab".into(),
-            project: "/p/imgbuild.toml".into(),
-            endpoint: proxmox::endpoint(&node.url()).unwrap(),
-            node: "pve".into(),
-            is_auto: false,
-            builds_per_node: 1,
-            replicate: vec![],
-            trust: Trust::Fingerprint(node.fingerprint().parse().unwrap()),
-            import: "local".into(),
-            images: None,
-            iso: None,
-            bridge: None,
-            vmids: None,
-            layers: 0,
-        };
-        let login = Credentials::token(&token.into()).unwrap();
-        let server = Proxmox::new(target, login).unwrap();
+        let server = Proxmox::of_lab(&node);
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         std::fs::write(&path, b"QFI\xfb").unwrap();

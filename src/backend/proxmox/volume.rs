@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::Proxmox;
 use super::call::Call;
 use super::error::Failure;
 use super::task::{Ended, Upid};
+use super::{Proxmox, number};
 use crate::error::Result;
 
 /// How long removing a volume may take.
@@ -21,31 +20,25 @@ pub struct Volume {
     #[serde(rename = "volid")]
     pub id: String,
     /// Bytes.
+    #[serde(default, deserialize_with = "number::maybe")]
     pub size: Option<u64>,
-    /// The machine that it belongs to: a number, or one in a text.
-    vmid: Option<Value>,
+    /// The id of the machine that it belongs to, if to one.
+    #[serde(default, deserialize_with = "number::maybe")]
+    pub vmid: Option<u32>,
     /// What it is an overlay of, in the storage's own words.
     parent: Option<String>,
     /// When it was written last, in seconds since 1970 by the node's clock.
-    #[serde(rename = "ctime")]
+    #[serde(default, rename = "ctime", deserialize_with = "number::maybe")]
     pub changed: Option<i64>,
 }
 
 impl Volume {
-    /// The id of the machine that it belongs to, if to one.
-    pub fn owner(&self) -> Option<u32> {
-        match self.vmid.as_ref()? {
-            Value::String(text) => text.parse().ok(),
-            number => number.as_u64()?.try_into().ok(),
-        }
-    }
-
     /// Whether it needs a disk of this template, which either its own name tells or what is said of its parent.
     pub fn is_clone_of(&self, template: u32) -> bool {
         let base = format!("base-{template}-");
         let names = [Some(&self.id), self.parent.as_ref()];
         let is_named = names.into_iter().flatten().any(|name| name.contains(&base));
-        is_named && self.owner().is_some_and(|owner| owner != template)
+        is_named && self.vmid.is_some_and(|owner| owner != template)
     }
 }
 
@@ -95,7 +88,7 @@ mod tests {
 
     #[test]
     fn clones_of_a_template_are_known_on_every_kind_of_storage() {
-        let volume = |id: &str, vmid: Value, parent: Option<&str>| Volume {
+        let volume = |id: &str, vmid, parent: Option<&str>| Volume {
             id: id.into(),
             size: None,
             vmid: Some(vmid),
@@ -111,11 +104,11 @@ mod tests {
             ("zfs:base-9000-disk-0/vm-101-disk-0", None),
             ("thin:vm-101-disk-0", Some("base-9000-disk-0")),
         ] {
-            let clone = volume(id, "101".into(), parent);
+            let clone = volume(id, 101, parent);
             assert!(clone.is_clone_of(9000), "{id}");
             assert!(!clone.is_clone_of(900), "{id}");
         }
-        let own = volume("local:9000/base-9000-disk-0.qcow2", 9000.into(), None);
+        let own = volume("local:9000/base-9000-disk-0.qcow2", 9000, None);
         assert!(!own.is_clone_of(9000));
     }
 }

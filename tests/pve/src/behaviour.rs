@@ -227,7 +227,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "500: `No QEMU guest agent configured`, `VM ID is not running`, `QEMU guest agent is not running`."),
 
     row(CONSOLES, "a_terminal_is_a_task_a_port_and_a_ticket_for_it", Read,
-        "termproxy starts a task vncproxy, which waits 10 s for a connection to its port. Its ticket is for user, VM and port, and good for 40 s."),
+        "termproxy starts a task vncproxy, which waits 10 s for a connection to its port. Its ticket is for user, VM and port, and good for 40 s. The port is a text."),
     row(CONSOLES, "a_console_begins_with_a_login_and_ok", Read,
         "The first line on the WebSocket is `USER:TICKET`. The answer is `OK`, and then what `qm terminal` says; `2` is a sign of life."),
     row(CONSOLES, "what_cannot_be_read_is_said_on_the_console", Read,

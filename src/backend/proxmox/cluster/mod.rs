@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::call::{Call, Path};
 use super::error::Failure;
-use super::{Proxmox, Target, privilege};
+use super::{Proxmox, Target, number, privilege};
 use crate::error::{Error, Result};
 use choice::{Candidate, Choice, choose};
 use slots::{Slot, Slots};
@@ -60,7 +60,9 @@ impl Proxmox {
         struct Listed {
             node: String,
             status: Option<String>,
+            #[serde(default, deserialize_with = "number::maybe")]
             maxmem: Option<u64>,
+            #[serde(default, deserialize_with = "number::maybe")]
             mem: Option<u64>,
         }
         let call = Call::get(Path::new(["nodes"]));
@@ -151,6 +153,7 @@ impl Proxmox {
     pub(super) async fn guests(&self) -> Result<BTreeMap<u32, String>, Failure> {
         #[derive(Deserialize)]
         struct Guest {
+            #[serde(default, deserialize_with = "number::maybe")]
             vmid: Option<u32>,
             node: String,
         }

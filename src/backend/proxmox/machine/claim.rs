@@ -197,3 +197,23 @@ pub(super) fn is_taken(failure: &Failure) -> bool {
     failure.why.says(TAKEN)
         || failure.why.says("can't lock file") && failure.why.says("got timeout")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::proxmox::{Credentials, Target, Trust};
+
+    #[test]
+    fn an_id_is_held_by_one_at_a_time_until_that_is_dropped() {
+        let target = Target::for_tests("https://pve:8006", Trust::System);
+        let token = "me@pve!lab=00000000-0000-0000-0000-000000000000".to_owned();
+        let login = Credentials::token(&token.into()).unwrap();
+        let server = Proxmox::new(target, login).unwrap();
+        let held = Held::take(&server, 9000).unwrap();
+        assert!(Held::take(&server, 9000).is_none());
+        assert!(Held::take(&server, 9000).is_none(), "asking takes nothing");
+        assert!(Held::take(&server, 9001).is_some());
+        drop(held);
+        assert!(Held::take(&server, 9000).is_some());
+    }
+}

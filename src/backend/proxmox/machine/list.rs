@@ -6,7 +6,7 @@ use serde::Deserialize;
 use super::lease;
 use crate::backend::proxmox::call::{Call, Path};
 use crate::backend::proxmox::error::Failure;
-use crate::backend::proxmox::{Everywhere, Proxmox};
+use crate::backend::proxmox::{Everywhere, Proxmox, number};
 
 /// A machine or template, as the node lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +47,13 @@ impl Listed {
 /// As the API has it.
 #[derive(Deserialize)]
 struct Machine {
+    #[serde(deserialize_with = "number::number")]
     vmid: u32,
     name: Option<String>,
     tags: Option<String>,
+    #[serde(default, deserialize_with = "number::maybe")]
     template: Option<u8>,
-    #[serde(rename = "maxdisk")]
+    #[serde(default, rename = "maxdisk", deserialize_with = "number::maybe")]
     disk: Option<u64>,
 }
 

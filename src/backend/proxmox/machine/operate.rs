@@ -10,6 +10,7 @@ use super::lease::{self, Lease};
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::{Call, Path};
 use crate::backend::proxmox::error::Failure;
+use crate::backend::proxmox::number;
 use crate::backend::proxmox::task::{Ended, Upid};
 use crate::error::Result;
 
@@ -36,6 +37,7 @@ pub struct Config {
     /// What is being done with the machine.
     pub lock: Option<String>,
     scsi0: Option<String>,
+    #[serde(default, deserialize_with = "number::maybe")]
     template: Option<u8>,
     pub description: Option<String>,
     /// Changes with each change of it.

@@ -12,7 +12,6 @@ use super::published::{Drift, Located};
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::error::Failure;
-use crate::backend::proxmox::volume::Volume;
 use crate::error::{Error, Kind, Result};
 use crate::record::{Place, TemplateFile};
 
@@ -95,7 +94,7 @@ impl Proxmox {
     async fn users_in(&self, storage: &str, vmid: u32) -> Result<BTreeSet<u32>, Failure> {
         let volumes = self.volumes(storage, "images").await?;
         let above = volumes.iter().filter(|volume| volume.is_clone_of(vmid));
-        Ok(above.filter_map(Volume::owner).collect())
+        Ok(above.filter_map(|volume| volume.vmid).collect())
     }
 
     /// Removes a template with its disks. The server refuses while others are overlays of them.

@@ -92,7 +92,7 @@ pub async fn open(context: Context) -> Reply {
             })
         },
     );
-    Ok(json!({"user": user, "ticket": ticket, "port": port, "upid": upid}).into())
+    Ok(json!({"user": user, "ticket": ticket, "port": port.to_string(), "upid": upid}).into())
 }
 
 /// Nobody listens any more.

@@ -31,7 +31,7 @@ impl<'c> Terminal<'c> {
     }
 
     fn port(&self) -> String {
-        self.given["port"].to_string()
+        self.given["port"].as_str().unwrap().to_owned()
     }
 
     /// A WebSocket to it.

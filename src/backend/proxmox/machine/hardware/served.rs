@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::template::Change;
 use super::tests::{hardware, lease, spec};
 use super::*;
+use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::machine::Origin;
 use crate::backend::proxmox::upload::Upload;
-use crate::backend::proxmox::{Credentials, Proxmox, Target, Trust, endpoint};
 use crate::run::Events;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -64,24 +64,7 @@ impl Node {
         let root = [pve_lab::BUILDER, &["Sys.Modify"]].concat();
         let setup = pve_lab::Setup::new().bridge("vmbr1").pool("templates");
         let lab = pve_lab::Server::start(setup.grant("/", pve_lab::TOKEN, &root));
-        let target = Target {
-            name: "lab".into(),
-            project: "/p/imgbuild.toml".into(),
-            endpoint: endpoint(&lab.url()).unwrap(),
-            node: "pve".into(),
-            is_auto: false,
-            builds_per_node: 1,
-            replicate: vec![],
-            trust: Trust::Fingerprint(lab.fingerprint().parse().unwrap()),
-            import: "local".into(),
-            images: Some("local".into()),
-            iso: Some("local".into()),
-            bridge: Some("vmbr0".into()),
-            vmids: Some(9000..=9009),
-            layers: 0,
-        };
-        let token = format!("{}={}", pve_lab::TOKEN, pve_lab::SECRET);
-        let server = Proxmox::new(target, Credentials::token(&token.into()).unwrap()).unwrap();
+        let server = Proxmox::of_lab(&lab);
         Node { _lab: lab, server }
     }
 
