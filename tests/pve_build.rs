@@ -91,36 +91,56 @@ fn tags(node: &Node, vmid: u64) -> String {
     vms.into_iter().find(|vm| vm.starts_with(&start)).unwrap()
 }
 
+/// A recipe on the tiny guest with two steps, the first of which takes long enough to be worth a layer, compared with a boot
+/// under emulation. Its template has a copy under a fixed id.
+fn in_two_steps(node: &Node, source: &str, last: &str) -> String {
+    let text = format!(
+        "[image]\nname = \"web\"\nversion = \"%Y.1\"\n[source]\n{source}\n\
+         [machine]\ncpus = 1\nmemory = \"{}\"\n{SSH}\
+         [target.proxmox]\ncloud-init-drive = false\ntags = [\"tiny\"]\nvmid = 8000\n\
+         [[step]]\nname = \"long\"\nrun = \"sleep 60; echo long > /etc/long\"\n\
+         [[step]]\nname = \"mark\"\nrun = \"echo {last} > /etc/mark\"\n\
+         [[test]]\nname = \"mark\"\nrun = \"grep long /etc/long && grep {last} /etc/mark && ! test -e /etc/other\"\n",
+        Image::Tiny.memory()
+    );
+    let path = node.lab.write("web.toml", text);
+    path.to_str().unwrap().to_owned()
+}
+
+/// The id of a version's template.
+fn vmid(node: &Node, number: u32) -> u64 {
+    file(node, number)["vmid"].as_u64().unwrap()
+}
+
 #[test]
-fn a_template_is_built_looked_at_tested_promoted_and_gone_back_from() {
+fn a_template_is_built_looked_at_tested_replaced_promoted_and_gone_back_from() {
     let node = Node::whole("pve build", Setup::new(), "9000-9099");
     let image = std::fs::read(Image::Tiny.path()).unwrap();
     let sha256 = lab::server::sha256(&image);
     let web = Web::start(BTreeMap::from([("/tiny.qcow2".to_owned(), image)]));
-    let write = |step: &str| {
-        let text = format!(
-            "[image]\nname = \"web\"\nversion = \"%Y.1\"\n[source]\nurl = \"{}/tiny.qcow2\"\nsha256 = \"{sha256}\"\n\
-             [machine]\ncpus = 1\nmemory = \"{}\"\n{SSH}[target.proxmox]\ncloud-init-drive = false\ntags = [\"tiny\"]\n\
-             [[step]]\nname = \"mark\"\nrun = \"echo {step} > /etc/mark\"\n\
-             [[test]]\nname = \"mark\"\nrun = \"grep {step} /etc/mark && ! test -e /etc/other\"\n",
-            web.address,
-            Image::Tiny.memory()
-        );
-        let path = node.lab.write("web.toml", text);
-        path.to_str().unwrap().to_owned()
-    };
-    let recipe = write("first");
+    let by_url = format!(
+        "url = \"{}/tiny.qcow2\"\nsha256 = \"{sha256}\"",
+        web.address
+    );
+    let recipe = in_two_steps(&node, &by_url, "first");
     build(&node, &[&recipe]).with_code(0);
     assert_eq!(node.calls("POST", "/download-url"), 1, "by the node itself");
-    assert_only(&node, &["9000 web-1 template"]);
-    let first = file(&node, 1);
-    assert_eq!(first["disk"], content(&node, 9000), "what was signed");
+    let one = vmid(&node, 1);
+    let (layer, first) = ("imgbuild-layer-", file(&node, 1));
+    let found = machines(&node);
+    assert!(
+        found.contains(&"8000 web-1 template".to_owned()),
+        "{found:?}"
+    );
+    assert!(
+        found.contains(&format!("{one} web-1 template")),
+        "{found:?}"
+    );
+    assert!(found.iter().any(|vm| vm.contains(layer)), "{found:?}");
+    assert_eq!(first["disk"], content(&node, one), "what was signed");
+    assert_eq!(first["disk"], content(&node, 8000), "the copy of it");
     for tag in ["imgbuild-template", "web", "v1", "tiny"] {
-        assert!(
-            tags(&node, 9000).contains(tag),
-            "{tag}: {}",
-            tags(&node, 9000)
-        );
+        assert!(tags(&node, one).contains(tag), "{}", tags(&node, one));
     }
     let record = node.lab.record_of("out/lab/web-1.template");
     assert_eq!(record["sealed"], true);
@@ -142,22 +162,57 @@ fn a_template_is_built_looked_at_tested_promoted_and_gone_back_from() {
         "{later:?}"
     );
 
-    build(&node, &[&write("second")]).with_code(0);
-    assert_eq!(node.calls("POST", "/download-url"), 1, "it was there");
+    // The same image from elsewhere is the same base: what was made on it is good for this build.
+    node.imgbuild(&["image", "rm", "--target", "lab", &sha256])
+        .with_code(0);
+    let by_file = format!("file = \"{}\"", Image::Tiny.path().display());
+    let seeds = node.calls("POST", "/upload");
+    let recipe = in_two_steps(&node, &by_file, "second");
+    build(&node, &[&recipe])
+        .with_code(0)
+        .saying("going on after `long`")
+        .not_saying("create machine");
+    let sent = node.calls("POST", "/upload") - seeds;
+    assert_eq!(sent, 4, "the image, and seeds of three machines");
+    let (second, two) = (file(&node, 2), vmid(&node, 2));
+    assert_eq!(second["disk"], content(&node, two));
+    assert_eq!(second["disk"], content(&node, 8000), "replaced");
+    assert!(machines(&node).contains(&"8000 web-2 template".to_owned()));
     let promote = |version: &str| {
         node.imgbuild(&["template", "promote", version, "stable"])
             .with_code(0);
     };
     promote("lab/web@1");
     promote("lab/web@2");
-    let second = file(&node, 2)["vmid"].as_u64().unwrap();
-    assert!(tags(&node, second).contains("stable"));
-    assert!(!tags(&node, 9000).contains("stable"));
+    assert!(tags(&node, two).contains("stable"));
+    assert!(!tags(&node, one).contains("stable"));
     node.imgbuild(&["template", "rollback", "lab/web@stable"])
         .with_code(0);
-    assert!(!tags(&node, second).contains("stable"));
-    assert!(tags(&node, 9000).contains("stable"));
-    assert_eq!(first["disk"], content(&node, 9000), "never touched");
+    assert!(!tags(&node, two).contains("stable"));
+    assert!(tags(&node, one).contains("stable"));
+    assert_eq!(first["disk"], content(&node, one), "never touched");
+}
+
+#[test]
+fn debian_without_an_agent_is_built_by_uefi_with_secure_boot_and_a_tpm() {
+    let node = Node::whole("pve build debian", Setup::new(), "9000-9099");
+    // The first byte of the variable after its four of attributes.
+    let check = "od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* | grep -qw 1 && test -e /dev/tpm0";
+    let text = format!(
+        "[image]\nname = \"web\"\n[source]\nfile = \"{}\"\n\
+         [machine]\ncpus = 2\nmemory = \"{}\"\nfirmware = \"uefi\"\ntpm = true\n{SSH}\
+         [target.proxmox]\nsecure-boot = true\n\
+         [[step]]\nname = \"look\"\nrun = \"{check}\"\n\
+         [[test]]\nname = \"look\"\nrun = \"{check}\"\n",
+        Image::Debian.path().display(),
+        Image::Debian.memory()
+    );
+    let recipe = node.lab.write("web.toml", text);
+    build(&node, &[recipe.to_str().unwrap()]).with_code(0);
+    assert_only(&node, &["9000 web-1 template"]);
+    let record = node.lab.record_of("out/lab/web-1.template");
+    assert_eq!(record["audit"]["findings"], serde_json::json!([]));
+    assert_eq!(file(&node, 1)["disk"], content(&node, 9000));
 }
 
 #[test]
@@ -171,6 +226,33 @@ fn a_failing_test_leaves_nothing_and_the_former_template_as_it_was() {
         .saying("test `no`: exit status 1");
     assert_eq!(node.server.inventory(), before);
     assert_only(&node, &["9000 web-1 template"]);
+}
+
+#[test]
+fn a_kept_machine_can_be_logged_in_to_until_gc_is_told_to_remove_it() {
+    let node = sandboxes("pve build keep");
+    let recipe = tiny(
+        &node,
+        "[[step]]\nname = \"no\"\nrun = \"echo here >/tmp/seen; false\"\n",
+    );
+    let failed = build(&node, &["--on-error", "keep", &recipe])
+        .with_code(1)
+        .saying("imgbuild gc --kept");
+    let login = failed
+        .stderr
+        .lines()
+        .find(|line| line.starts_with("  ssh "));
+    let line = format!("{} -o BatchMode=yes cat /tmp/seen", login.unwrap());
+    let seen = Command::new("sh").args(["-c", &line]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&seen.stdout), "here\n", "{seen:?}");
+    let kept = machines(&node);
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    for other in [&["gc"][..], &["gc", "--target", "lab"]] {
+        node.imgbuild(other).with_code(0).saying("kept on purpose");
+        assert_eq!(machines(&node), kept);
+    }
+    node.imgbuild(&["gc", "--kept"]).with_code(0);
+    assert_only(&node, &[]);
 }
 
 #[test]

@@ -42,6 +42,7 @@ test  python3-venv             /usr/share/doc/python3-venv
 test  nodejs                   node
 test  npm                      npm
 test  openssl                  openssl
+test  swtpm                    swtpm
 test  rpm                      rpmbuild
 TABLE
 }

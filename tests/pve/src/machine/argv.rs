@@ -53,6 +53,25 @@ pub fn argv(spec: &Spec, folder: &Path) -> Vec<String> {
     args.extend(drive_args(spec));
     args.extend(network_args(spec));
     args.extend(channel_args(spec, folder));
+    args.extend(tpm_args(spec, folder));
+    args
+}
+
+/// The socket at which a machine's TPM is expected, if it has one.
+pub fn tpm(spec: &Spec, folder: &Path) -> Option<PathBuf> {
+    let has_one = !spec.get("tpmstate0").is_empty();
+    has_one.then(|| folder.join("tpm"))
+}
+
+fn tpm_args(spec: &Spec, folder: &Path) -> Vec<String> {
+    let Some(socket) = tpm(spec, folder) else {
+        return vec![];
+    };
+    let socket = socket.to_string_lossy().replace(',', ",,");
+    let mut args = vec!["-chardev".into(), format!("socket,id=tpm,path={socket}")];
+    args.extend(words(
+        "-tpmdev emulator,id=tpm0,chardev=tpm -device tpm-tis,tpmdev=tpm0",
+    ));
     args
 }
 
@@ -65,6 +84,10 @@ fn board_args(spec: &Spec) -> Vec<String> {
         true => "q35",
         false => "pc",
     };
+    let smm = match firmware::is_secure(&spec.config) {
+        true => ",smm=on",
+        false => "",
+    };
     let accel = match kvm() {
         true => "-accel kvm -cpu host",
         false => "-accel tcg,thread=multi -cpu max",
@@ -72,7 +95,7 @@ fn board_args(spec: &Spec) -> Vec<String> {
     let memory = spec.memory >> 20;
     let cpus = spec.number("cores") * spec.number("sockets");
     let mut args = words(&format!(
-        "-machine {machine} {accel} -smp {cpus} -m {memory}M"
+        "-machine {machine}{smm} {accel} -smp {cpus} -m {memory}M"
     ));
     if let Some(uuid) = property(spec.get("smbios1"), "uuid") {
         args.extend(words(&format!("-uuid {uuid}")));
@@ -121,7 +144,7 @@ fn drive_args(spec: &Spec) -> Vec<String> {
     ));
     for (key, path, format) in &spec.files {
         let drive = Drive::parse(spec.get(key));
-        if key == "efidisk0" {
+        if key == "efidisk0" || key == "tpmstate0" {
             continue;
         }
         let block = block(key, &drive, path, format);
@@ -154,8 +177,13 @@ fn firmware_args(spec: &Spec) -> Vec<String> {
     let disk = spec.files.iter().find(|(key, ..)| key == "efidisk0");
     let mut args = vec![
         "-drive".into(),
-        flash(0, &firmware::code(), "raw", "readonly=on"),
+        flash(0, &firmware::code(&spec.config), "raw", "readonly=on"),
     ];
+    if firmware::is_secure(&spec.config) {
+        args.extend(words(
+            "-global driver=cfi.pflash01,property=secure,value=on",
+        ));
+    }
     args.push("-drive".into());
     args.push(match disk {
         Some((_, path, format)) => flash(1, path, format, "snapshot=off"),

@@ -29,7 +29,7 @@ pub enum Kind {
 }
 
 enum Guest {
-    Qemu(Qemu),
+    Qemu(Box<Qemu>),
     Sandbox(Sandbox),
 }
 
@@ -52,7 +52,7 @@ impl Machine {
         let (guest, mut life) = match kind {
             Kind::Qemu => {
                 let (qemu, life) = Qemu::start(&folder, spec).await?;
-                (Guest::Qemu(qemu), life)
+                (Guest::Qemu(Box::new(qemu)), life)
             }
             Kind::Sandbox(image) => {
                 let (sandbox, life) = Sandbox::start(image, &folder, spec).await?;

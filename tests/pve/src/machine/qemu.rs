@@ -17,14 +17,47 @@ use crate::vm::disk::Drive;
 /// How long QEMU may take to connect to its control socket under a heavy load.
 const STARTUP: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether a device is gone, and how often at most: as long as Proxmox looks.
-const UNPLUG_PACE: Duration = Duration::from_millis(50);
+/// How often it is looked whether something is there, or gone.
+const PACE: Duration = Duration::from_millis(50);
+
+/// How often at most it is looked whether a device is gone: as long as Proxmox looks.
 const UNPLUG_TRIES: u32 = 100;
 
 /// A running QEMU.
 pub struct Qemu {
+    _tpm: Option<Mortal>,
     qmp: Mutex<Channel>,
     agent: Mutex<Channel>,
+}
+
+/// Starts a TPM that knows nothing of an earlier start: its state is not kept in the volume.
+async fn start_tpm(folder: &Path, socket: &Path) -> std::io::Result<Mortal> {
+    let state = folder.join("tpm-state");
+    std::fs::create_dir_all(&state)?;
+    let _ = std::fs::remove_file(socket);
+    let child = process::command("swtpm")
+        .args(["socket", "--tpm2", "--tpmstate"])
+        .arg(format!("dir={}", state.display()))
+        .arg("--ctrl")
+        .arg(format!("type=unixio,path={}", socket.display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(std::fs::File::create(folder.join("tpm-stderr"))?)
+        .spawn()?;
+    let mut life = Mortal::new(child);
+    let there = async {
+        while !socket.exists() {
+            tokio::time::sleep(PACE).await;
+        }
+    };
+    tokio::select! {
+        () = there => Ok(life),
+        () = life.ended() => {
+            let said = std::fs::read_to_string(folder.join("tpm-stderr"))?;
+            Err(std::io::Error::other(format!("swtpm: {}", said.trim())))
+        }
+        () = tokio::time::sleep(STARTUP) => Err(std::io::ErrorKind::TimedOut.into()),
+    }
 }
 
 impl Qemu {
@@ -38,6 +71,10 @@ impl Qemu {
         }
         let qmp = UnixListener::bind(&qmp_path).map_err(failed)?;
         let agent = UnixListener::bind(&agent_path).map_err(failed)?;
+        let tpm = match argv::tpm(spec, folder) {
+            Some(socket) => Some(start_tpm(folder, &socket).await.map_err(failed)?),
+            None => None,
+        };
         let child = process::command("qemu-system-x86_64")
             .args(argv::argv(spec, folder))
             .stdin(Stdio::null())
@@ -60,6 +97,7 @@ impl Qemu {
         };
         qmp.greet().await.map_err(failed)?;
         let qemu = Qemu {
+            _tpm: tpm,
             qmp: Mutex::new(qmp),
             agent: Mutex::new(agent),
         };
@@ -108,7 +146,7 @@ impl Qemu {
             if self.command("blockdev-del", node.clone()).await.is_ok() {
                 return Ok(());
             }
-            tokio::time::sleep(UNPLUG_PACE).await;
+            tokio::time::sleep(PACE).await;
         }
         Err(format!("error on hot-unplugging device '{key}'"))
     }
