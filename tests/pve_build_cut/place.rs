@@ -13,6 +13,9 @@ use crate::lab::{Ended, Image, Lab};
 /// The server's own waits are divided by this: a call that ends with 596 takes a second and a half.
 const HURRY: u32 = 20;
 
+/// The same where guests are emulated, which need longer for an answer.
+const LESS_HURRY: u32 = 4;
+
 /// How often it is looked whether something has happened.
 pub const PACE: Duration = Duration::from_millis(5);
 
@@ -26,6 +29,8 @@ pub enum Kind {
     Plain,
     /// With a layer in the middle, on which the template stood until it got a disk of its own.
     Layered,
+    /// Without layers, and with guests in QEMU.
+    Real,
 }
 
 impl Kind {
@@ -34,7 +39,7 @@ impl Kind {
         let step =
             |name: &str, run: &str| format!("[[step]]\nname = \"{name}\"\nrun = \"{run}\"\n");
         match self {
-            Kind::Plain => step("mark", &format!("true {build}")),
+            Kind::Plain | Kind::Real => step("mark", &format!("true {build}")),
             Kind::Layered => {
                 step("long", &format!("sleep 10; true {build}")) + &step("mark", "true")
             }
@@ -43,8 +48,32 @@ impl Kind {
 
     fn options(self) -> &'static [&'static str] {
         match self {
-            Kind::Plain => &["--no-cache"],
+            Kind::Plain | Kind::Real => &["--no-cache"],
             Kind::Layered => &[],
+        }
+    }
+
+    fn setup(self) -> Setup {
+        match self {
+            Kind::Plain | Kind::Layered => Setup::new().sandboxes(Image::Tiny.path()).pace(HURRY),
+            Kind::Real => Setup::new().pace(LESS_HURRY),
+        }
+    }
+
+    /// The machine of the recipe, and what it boots from.
+    fn machine(self) -> String {
+        match self {
+            Kind::Plain | Kind::Layered => {
+                "[source]\nfile = \"disk.qcow2\"\n[machine]\ncpus = 1\nmemory = \"64M\"\ndisk = \"64M\"\n\
+                 [ssh]\nport = 2222\ntimeout = \"20s\"\n"
+                    .to_owned()
+            }
+            Kind::Real => format!(
+                "[source]\nfile = \"{}\"\n[machine]\ncpus = 1\nmemory = \"{}\"\n\
+                 [ssh]\nport = 2222\ntimeout = \"2m\"\n",
+                Image::Tiny.path().display(),
+                Image::Tiny.memory()
+            ),
         }
     }
 }
@@ -61,8 +90,7 @@ pub struct Place {
 
 impl Place {
     pub fn prepare(name: &str, kind: Kind) -> Self {
-        let setup = Setup::new().sandboxes(Image::Tiny.path()).pace(HURRY);
-        let node = Node::whole(name, setup, "9000-9099");
+        let node = Node::whole(name, kind.setup(), "9000-9099");
         make_disk(&node.lab);
         let before = node.server.inventory();
         let mut place = Place {
@@ -92,9 +120,8 @@ impl Place {
     pub fn start(&mut self) -> Child {
         self.builds += 1;
         let text = format!(
-            "[image]\nname = \"web\"\n[source]\nfile = \"disk.qcow2\"\n\
-             [machine]\ncpus = 1\nmemory = \"64M\"\ndisk = \"64M\"\n[ssh]\nport = 2222\ntimeout = \"20s\"\n\
-             {}[[test]]\nname = \"mark\"\nrun = \"true\"\n",
+            "[image]\nname = \"web\"\n{}{}[[test]]\nname = \"mark\"\nrun = \"true\"\n",
+            self.kind.machine(),
             self.kind.steps(self.builds)
         );
         let recipe = self.node.lab.write("web.toml", text);

@@ -8,12 +8,13 @@ use pve_lab::{Request, What};
 use crate::place::{Kind, Place};
 
 /// One call of a build.
+#[derive(Clone)]
 pub struct Call {
     pub method: String,
     pub pattern: String,
     /// Which one of this method and pattern.
     pub nth: u32,
-    /// Which one of all calls.
+    /// Its place in the table.
     pub at: u32,
 }
 
@@ -54,8 +55,53 @@ fn pattern(path: &str) -> String {
     path.split('/').map(segment).collect::<Vec<_>>().join("/")
 }
 
+/// What goes wrong with guests in QEMU: something of each kind, in each phase of a build.
+const REAL: &[(&str, &str, u32, &str)] = &[
+    ("POST", "/nodes/*/storage/*/upload", 1, "cut call"),
+    ("POST", "/nodes/*/qemu", 1, "cut answer"),
+    ("POST", "/nodes/*/qemu/*/status/start", 1, "596"),
+    (
+        "GET",
+        "/nodes/*/qemu/*/agent/network-get-interfaces",
+        1,
+        "mute",
+    ),
+    ("POST", "/nodes/*/qemu/*/status/shutdown", 1, "no shutdown"),
+    ("POST", "/nodes/*/qemu/*/template", 1, "lock"),
+    ("POST", "/nodes/*/qemu/*/clone", 1, "task error"),
+    ("POST", "/nodes/*/qemu/*/config", 4, "hangs"),
+    ("POST", "/nodes/*/qemu/*/status/start", 2, "kill"),
+    ("DELETE", "/nodes/*/qemu/*", 2, "kill"),
+];
+
+/// The calls of a kind of build, and all that can go wrong with each.
+pub fn rows(kind: Kind) -> Vec<(Call, Trouble)> {
+    match kind {
+        Kind::Plain | Kind::Layered => {
+            let all = calls(kind).into_iter().flat_map(|call| {
+                let troubles = troubles(&call).into_iter();
+                troubles.map(move |trouble| (call.clone(), trouble))
+            });
+            all.collect()
+        }
+        Kind::Real => (1..).zip(REAL).map(real).collect(),
+    }
+}
+
+fn real((at, (method, pattern, nth, name)): (u32, &(&str, &str, u32, &str))) -> (Call, Trouble) {
+    let call = Call {
+        method: (*method).to_owned(),
+        pattern: (*pattern).to_owned(),
+        nth: *nth,
+        at,
+    };
+    let mut troubles = troubles(&call).into_iter();
+    let trouble = troubles.find(|trouble| trouble.name() == *name).unwrap();
+    (call, trouble)
+}
+
 /// The calls of a build in which nothing goes wrong. What is asked again and again is in there once.
-pub fn calls(kind: Kind) -> Vec<Call> {
+fn calls(kind: Kind) -> Vec<Call> {
     let mut place = Place::prepare("pve build, calls", kind);
     place.forget_images();
     let before = place.node.server.requests().len();
@@ -63,8 +109,8 @@ pub fn calls(kind: Kind) -> Vec<Call> {
     let calls = distinct(&place.node.server.requests()[before..]);
     assert!(calls.len() > 80, "{}", calls.len());
     match kind {
-        Kind::Plain => calls,
         Kind::Layered => of_layer(calls),
+        _ => calls,
     }
 }
 
@@ -128,7 +174,7 @@ impl Trouble {
 }
 
 /// All that can go wrong with a call.
-pub fn troubles(call: &Call) -> Vec<Trouble> {
+fn troubles(call: &Call) -> Vec<Trouble> {
     let error = |reason: &str| What::Error {
         reason: reason.into(),
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::rows::Call;
+use crate::rows::{Call, Trouble};
 
 /// How many rows ended so.
 pub fn count(outcomes: &[(u32, &str, char)]) -> BTreeMap<char, u32> {
@@ -15,7 +15,7 @@ pub fn count(outcomes: &[(u32, &str, char)]) -> BTreeMap<char, u32> {
 }
 
 /// Calls and faults, with how each ended.
-pub fn table(calls: &[Call], outcomes: &[(u32, &'static str, char)]) -> String {
+pub fn table(rows: &[(Call, Trouble)], outcomes: &[(u32, &'static str, char)]) -> String {
     let mut names: Vec<&str> = vec![];
     for (_, name, _) in outcomes {
         if !names.contains(name) {
@@ -25,6 +25,8 @@ pub fn table(calls: &[Call], outcomes: &[(u32, &'static str, char)]) -> String {
     names.sort_unstable();
     let mut text = format!("{:52}", "");
     let _ = writeln!(text, "{}", names.join(" "));
+    let mut calls: Vec<_> = rows.iter().map(|(call, _)| call).collect();
+    calls.dedup_by_key(|call| call.at);
     for call in calls {
         let mut line = format!("{:52}", call.name());
         for name in &names {
