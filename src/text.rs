@@ -77,6 +77,7 @@ pub fn suggest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Stri
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match best {
         Some((likeness, candidate)) if likeness > 0.8 => format!("did you mean `{candidate}`?"),
+        _ if known.is_empty() => "none is known here".to_owned(),
         _ => format!("known here: {}", known.join(", ")),
     }
 }

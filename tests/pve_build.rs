@@ -11,7 +11,7 @@ use std::process::Command;
 use lab::node::{Node, VARIABLE};
 use lab::server::Server as Web;
 use lab::{Ended, Image};
-use pve_lab::{SECRET, Setup};
+use pve_lab::{Fault, SECRET, Setup, What};
 use serde_json::Value;
 
 const SSH: &str = "[ssh]\nport = 2222\ntimeout = \"5m\"\n";
@@ -226,6 +226,19 @@ fn a_failing_test_leaves_nothing_and_the_former_template_as_it_was() {
         .saying("test `no`: exit status 1");
     assert_eq!(node.server.inventory(), before);
     assert_only(&node, &["9000 web-1 template"]);
+}
+
+#[test]
+fn a_template_whose_conversion_failed_is_none_though_the_server_calls_it_one() {
+    let node = sandboxes("pve build conversion");
+    let message = "storage full".to_owned();
+    let fault = Fault::on("POST", "/nodes/*/qemu/*/template");
+    node.server.inject(fault.with(What::TaskError { message }));
+    build(&node, &[&tiny(&node, "")])
+        .with_code(1)
+        .saying("making the machine 9000 a template")
+        .saying("storage full");
+    assert_only(&node, &[]);
 }
 
 #[test]

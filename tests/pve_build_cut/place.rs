@@ -46,6 +46,14 @@ impl Kind {
         }
     }
 
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Plain => "plain",
+            Kind::Layered => "layered",
+            Kind::Real => "real",
+        }
+    }
+
     fn options(self) -> &'static [&'static str] {
         match self {
             Kind::Plain | Kind::Real => &["--no-cache"],

@@ -171,6 +171,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "A guest that is not down by then: task error `VM quit/powerdown failed - got timeout`. With forceStop=1 it is stopped."),
     row(LIFE, "what_runs_is_not_deleted_nor_made_a_template", Observed,
         "Either is a 500 at once."),
+    row(LIFE, "a_template_is_one_before_its_disks_are", Read,
+        "The configuration of a VM that is made a template says `template: 1` before its disks are converted, and still does when that fails."),
     row(LIFE, "a_template_does_not_start", Observed,
         "start of a template is a task error. There is no way back from a template."),
     row(LIFE, "linked_clones_are_of_templates", Observed,

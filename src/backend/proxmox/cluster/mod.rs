@@ -69,7 +69,8 @@ impl Proxmox {
         let listed: Vec<Listed> = self.client.call(call).await?;
         let nodes = listed.into_iter().map(|node| Node {
             name: node.node,
-            is_online: matches!(node.status.as_deref(), Some("online") | None),
+            // `unknown` is one whose pvestatd has said nothing yet, or not for a while.
+            is_online: node.status.as_deref() != Some("offline"),
             // Without `Sys.Audit` on the node neither is there.
             memory: Option::zip(node.maxmem, node.mem).map(|(all, used)| all.saturating_sub(used)),
         });

@@ -22,7 +22,7 @@ const TRIES: usize = 32;
 /// How often one is asked for when connections break, the first time included.
 const ATTEMPTS: u32 = 3;
 
-/// How Proxmox VE ends what it says of an id that somebody has.
+/// What Proxmox VE says of an id that somebody has.
 pub const TAKEN: &str = "already exists";
 
 /// The kind of the task, as Proxmox VE names it.

@@ -59,6 +59,10 @@ pub async fn clone<'m>(
     claim_by(server, site, build, run, make).await
 }
 
+/// How a clone's task ends if another node has the id: the cluster's file system does not give a configuration its name
+/// (`memdb_rename` of pmxcfs).
+const ELSEWHERE: &str = "File exists";
+
 /// Has a clone made; false if its id is taken.
 async fn ask(
     server: &Proxmox,
@@ -75,8 +79,8 @@ async fn ask(
                 Ok(()) => return Ok(true),
                 Err(Ended::Untold(error)) => return Err(error),
                 Err(Ended::Task(failed)) => {
-                    let (taken, locked) =
-                        (failed.exit.ends_with(TAKEN), failed.exit.ends_with(LOCKED));
+                    let taken = failed.exit.contains(TAKEN) || failed.exit.ends_with(ELSEWHERE);
+                    let locked = failed.exit.ends_with(LOCKED);
                     (taken, locked, failed.during(doing, &upid))
                 }
             },

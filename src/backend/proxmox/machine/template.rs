@@ -13,8 +13,12 @@ use super::{Machine, OPERATION};
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::leftover::What;
+use crate::backend::proxmox::task::Ended;
 use crate::error::Result;
 use crate::run::{Resource, Run};
+
+/// The kind of the task that makes a template, as Proxmox VE names it.
+const TASK: &str = "qmtemplate";
 
 /// How long making a template may take: some storages copy the disks.
 const CONVERSION: Duration = Duration::from_secs(60 * 60);
@@ -127,16 +131,26 @@ impl Template<'_> {
 impl Proxmox {
     pub(super) async fn make_template(&self, vmid: u32) -> Result<()> {
         let doing = format!("making the machine {vmid} a template");
+        let tasks = async || {
+            let tasks = self.tasks(TASK).await;
+            tasks.map_err(|failure| failure.during(doing.as_str()))
+        };
+        let before = tasks().await?;
         let call = Call::post(self.machine_path(vmid, &["template"]));
         let Err(error) = self.operate(call, &doing, CONVERSION).await else {
             return Ok(());
         };
-        // It may be one by a call whose answer was lost.
-        let config = self.machine_config(vmid).await;
-        match config.map_err(|failure| failure.during(doing))? {
-            Some(config) if config.is_template() => Ok(()),
-            _ => Err(error),
+        // It may be one by a call whose answer was lost. Its configuration says that it is before its disks are (`template` in
+        // qemu-server's API2/Qemu.pm), so what counts is how a task has ended.
+        let (after, about) = (tasks().await?, vmid.to_string());
+        for upid in after.difference(&before).filter(|it| it.about() == about) {
+            match self.follow(upid, CONVERSION).await {
+                Ok(()) => return Ok(()),
+                Err(Ended::Untold(error)) => return Err(error),
+                Err(Ended::Task(_)) => {}
+            }
         }
+        Err(error)
     }
 
     /// Names and tags a machine or template.

@@ -33,6 +33,10 @@ pub async fn convert(context: Context) -> Reply {
         move |worker| async move {
             let cluster = &worker.cluster;
             let _lock = cluster.locks.exclusive(vmid, cluster.wait(LOCK)).await?;
+            // It is one from now on, whatever becomes of its disks.
+            if let Some(vm) = cluster.world().vms.get_mut(&vmid) {
+                vm.config.insert("template".into(), "1".into());
+            }
             worker.middle().await?;
             let config = cluster
                 .world()
@@ -58,9 +62,6 @@ pub async fn convert(context: Context) -> Reply {
                 if let Some(vm) = cluster.world().vms.get_mut(&vmid) {
                     vm.config.insert(key.clone(), drive.to_string());
                 }
-            }
-            if let Some(vm) = cluster.world().vms.get_mut(&vmid) {
-                vm.config.insert("template".into(), "1".into());
             }
             Ok(())
         },

@@ -1,4 +1,4 @@
-use pve_lab::{Server, Setup, Storage};
+use pve_lab::{Fault, Server, Setup, Storage, What};
 
 use crate::client::{Client, form, raw};
 
@@ -57,6 +57,20 @@ fn what_runs_is_not_deleted_nor_made_a_template() {
         .is(500, "VM 100 is running - destroy failed");
     let template = client.post(&client.vm(100, "/template"), "");
     template.is(500, "you can't convert a VM to template if VM is running");
+}
+
+#[test]
+fn a_template_is_one_before_its_disks_are() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let message = "no luck".to_owned();
+    server.inject(Fault::on("POST", "/nodes/*/qemu/*/template").with(What::TaskError { message }));
+    let made = client.post(&client.vm(100, "/template"), "");
+    assert_eq!(client.task(&made), "no luck");
+    let config = client.config(100);
+    assert_eq!(config["template"], 1);
+    assert!(config["virtio0"].as_str().unwrap().contains("/vm-100-"));
 }
 
 #[test]
