@@ -24,7 +24,8 @@ fn build(node: &Node, arguments: &[&str]) -> Ended {
 }
 
 fn sandboxes(name: &str) -> Node {
-    let setup = Setup::new().sandboxes(Image::Tiny.path());
+    let setup = Setup::new().pool("templates");
+    let setup = setup.sandboxes(Image::Tiny.path());
     Node::whole(name, setup, "9000-9099")
 }
 
@@ -305,7 +306,9 @@ fn a_copy_under_a_fixed_id_is_replaced_unless_somebody_uses_it() {
     let recipe = |step: &str| {
         tiny(
             &node,
-            &format!("[target.proxmox]\nvmid = 8000\n[[step]]\nrun = \"echo {step}\"\n"),
+            &format!(
+                "[target.proxmox]\nvmid = 8000\npool = \"templates\"\n[[step]]\nrun = \"echo {step}\"\n"
+            ),
         )
     };
     build(&node, &[&recipe("one")]).with_code(0);

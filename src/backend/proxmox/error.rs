@@ -248,10 +248,12 @@ impl Failure {
             Why::Lost(_) | Why::Nonsense(_) => return None,
         };
         match (refusal.status, refusal.missing()) {
-            (401, _) => Some(format!(
-                "`pveum user token list {}` on the node tells which tokens there are and when they expire",
-                identity.split('!').next().unwrap_or_default()
-            )),
+            (401, _) => Some(match identity.split_once('!') {
+                Some((user, _)) => format!(
+                    "`pveum user token list {user}` on the node tells which tokens there are and when they expire"
+                ),
+                None => format!("is it the password of {identity}, with the right realm?"),
+            }),
             (403, Some(missing)) => missing
                 .privileges
                 .first()

@@ -146,7 +146,9 @@ impl Machine<'_> {
         // First all of it goes: a drive that is added to others might change the order of the boot.
         let stripping = change().with("delete", taken.join(","));
         self.server.operate(stripping, &doing, OPERATION).await?;
-        let set = hardware.into_iter().filter(|(name, _)| *name != "vmid");
+        // A machine that is there has an id, and is in its pool.
+        let set = hardware.into_iter();
+        let set = set.filter(|(name, _)| !["pool", "vmid"].contains(name));
         let set = set.fold(change(), |call, (name, value)| match name {
             "scsihw" => call.with(name, CONTROLLER),
             name => call.with(name, value),
