@@ -15,7 +15,7 @@ use crate::backend::qemu::accel::Chosen;
 use crate::error::{Context, Error, Result};
 use crate::plan::Plan;
 use crate::proc::Program;
-use crate::provenance::statement::{BuildDefinition, Done};
+use crate::provenance::statement::{BuildDefinition, Done, Reading};
 use crate::provenance::{file_name, public_origin};
 use crate::run::events::{Events, Unit};
 use crate::run::{Run, Timing};
@@ -50,7 +50,7 @@ pub struct Record {
     /// Whether what belongs to one machine only was removed.
     sealed: bool,
     /// None if nobody looked.
-    audit: Option<seal::Report>,
+    audit: Option<Audit>,
     timings: Vec<Timing>,
     tools: Tools,
     /// The image itself.
@@ -108,6 +108,14 @@ struct Tested {
     name: String,
     sha256: String,
     result: &'static str,
+}
+
+/// What was found on the sealed disk.
+#[derive(Debug, Serialize)]
+struct Audit {
+    by: Reading,
+    #[serde(flatten)]
+    report: seal::Report,
 }
 
 /// What the artifact is.
@@ -183,8 +191,8 @@ pub struct Results<'r> {
     pub started: Timestamp,
     pub base: &'r Basis,
     pub versions: BTreeMap<String, String>,
-    /// What the audit of the sealed image found; none if it was neither sealed nor audited.
-    pub audit: Option<seal::Report>,
+    /// Who read the sealed image, and what the audit found; none if it was neither sealed nor audited.
+    pub audit: Option<(Reading, seal::Report)>,
     /// Of the image's file.
     pub sha256: &'r str,
     /// Its bytes.
@@ -258,7 +266,7 @@ impl Record {
                 })
                 .collect(),
             sealed: results.audit.is_some(),
-            audit: results.audit,
+            audit: results.audit.map(|(by, report)| Audit { by, report }),
             timings: run.timings().clone(),
             tools: results.tools.clone(),
             artifact: Artifact {

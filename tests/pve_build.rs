@@ -68,24 +68,6 @@ fn assert_only(node: &Node, expected: &[&str]) {
     node.lab.assert_nothing_left();
 }
 
-/// The sha256 of a disk of the node as a guest sees it.
-fn content(node: &Node, vmid: u64) -> String {
-    let name = format!("base-{vmid}-disk-0.qcow2");
-    let found = Command::new("find")
-        .arg(node.server.folder())
-        .args(["-name", &name])
-        .output();
-    let found = String::from_utf8(found.unwrap().stdout).unwrap();
-    let raw = node.lab.path("disk.raw");
-    let made = Command::new("qemu-img")
-        .args(["convert", "-O", "raw", found.trim()])
-        .arg(&raw)
-        .status();
-    assert!(made.unwrap().success(), "{found}");
-    let said = Command::new("sha256sum").arg(&raw).output().unwrap().stdout;
-    String::from_utf8(said).unwrap()[..64].to_owned()
-}
-
 fn tags(node: &Node, vmid: u64) -> String {
     let start = format!("{vmid} ");
     let vms = node.server.inventory().vms;
@@ -138,8 +120,8 @@ fn a_template_is_built_looked_at_tested_replaced_promoted_and_gone_back_from() {
         "{found:?}"
     );
     assert!(found.iter().any(|vm| vm.contains(layer)), "{found:?}");
-    assert_eq!(first["disk"], content(&node, one), "what was signed");
-    assert_eq!(first["disk"], content(&node, 8000), "the copy of it");
+    assert_eq!(first["disk"], node.content(one), "what was signed");
+    assert_eq!(first["disk"], node.content(8000), "the copy of it");
     for tag in ["imgbuild-template", "web", "v1", "tiny"] {
         assert!(tags(&node, one).contains(tag), "{}", tags(&node, one));
     }
@@ -176,8 +158,8 @@ fn a_template_is_built_looked_at_tested_replaced_promoted_and_gone_back_from() {
     let sent = node.calls("POST", "/upload") - seeds;
     assert_eq!(sent, 4, "the image, and seeds of three machines");
     let (second, two) = (file(&node, 2), vmid(&node, 2));
-    assert_eq!(second["disk"], content(&node, two));
-    assert_eq!(second["disk"], content(&node, 8000), "replaced");
+    assert_eq!(second["disk"], node.content(two));
+    assert_eq!(second["disk"], node.content(8000), "replaced");
     assert!(machines(&node).contains(&"8000 web-2 template".to_owned()));
     let promote = |version: &str| {
         node.imgbuild(&["template", "promote", version, "stable"])
@@ -191,7 +173,7 @@ fn a_template_is_built_looked_at_tested_replaced_promoted_and_gone_back_from() {
         .with_code(0);
     assert!(!tags(&node, two).contains("stable"));
     assert!(tags(&node, one).contains("stable"));
-    assert_eq!(first["disk"], content(&node, one), "never touched");
+    assert_eq!(first["disk"], node.content(one), "never touched");
 }
 
 #[test]
@@ -213,7 +195,7 @@ fn debian_without_an_agent_is_built_by_uefi_with_secure_boot_and_a_tpm() {
     assert_only(&node, &["9000 web-1 template"]);
     let record = node.lab.record_of("out/lab/web-1.template");
     assert_eq!(record["audit"]["findings"], serde_json::json!([]));
-    assert_eq!(file(&node, 1)["disk"], content(&node, 9000));
+    assert_eq!(file(&node, 1)["disk"], node.content(9000));
 }
 
 #[test]

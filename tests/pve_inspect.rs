@@ -169,22 +169,24 @@ fn a_template_s_disk_is_read_as_it_is_and_left_as_it_was() {
             path: image.clone(),
             format: Format::Qcow2,
         };
-        let there = inspector.read(audited);
-        let (digest, there) = tokio::join!(inspector.sha256(), there);
-        assert_eq!(there.unwrap(), audited(&here).await.unwrap());
+        let reader = inspector.reader().await.unwrap();
+        let size = reader.size();
+        let (there, digest) = reader.read(&run, audited).await.unwrap();
+        assert_eq!(there, audited(&here).await.unwrap());
         let raw = raw(&node, &image);
-        assert_eq!(digest.unwrap(), sha256sum(&raw));
-        assert_eq!(inspector.size(), std::fs::metadata(&raw).unwrap().len());
+        assert_eq!(digest, sha256sum(&raw));
+        assert_eq!(size, std::fs::metadata(&raw).unwrap().len());
 
         // The helper is gone in the middle of it.
-        let cut = inspector.read(async |disk| {
+        let reader = inspector.reader().await.unwrap();
+        let cut = reader.read(&run, async |disk| {
             touch(disk, 0).await?;
             node.stop_vm(HELPER);
-            touch(disk, inspector.size() - 1).await
+            touch(disk, size - 1).await
         });
         let error = cut.await.unwrap_err().to_string();
         assert!(
-            error.contains("reading the disk of the template 8000 in a guest"),
+            error.contains("the disk of the template 8000 in a guest"),
             "{error}"
         );
 

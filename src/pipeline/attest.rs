@@ -166,11 +166,12 @@ fn outcomes(results: &Results<'_>, definition: &BuildDefinition) -> Vec<Byproduc
         annotations: Some(outcome),
     };
     let mut all = vec![];
-    if let Some(report) = &results.audit {
+    if let Some((by, report)) = &results.audit {
         let unread = report.unread.iter();
         all.push(outcome(
             "audit",
             Outcome::Audit(Audit {
+                by: *by,
                 root: report.root.clone().unwrap_or_default(),
                 checks: report.checks,
                 files: report.files,

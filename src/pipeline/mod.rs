@@ -185,6 +185,7 @@ async fn build_image<'b, P: Place<'b>>(
     let definition = definition::of(bench, base, &tools, &steps);
     let sealing = sealing(plan, &begun.identity)?;
     let seal = seal_step(&attest::release(bench, &definition)?, &sealing.plan);
+    place.before_seal(&mut begun).await?;
     let Begun {
         mut machine,
         mut guest,
@@ -194,12 +195,14 @@ async fn build_image<'b, P: Place<'b>>(
         .await?;
     let versions = std::mem::take(&mut guest.recorded);
     drop(guest);
-    let sealed = place.seal_off(machine).await?;
+    // From here on nobody can log in.
     *login = None;
+    let sealed = place.seal_off(machine, &sealing).await?;
     let tested = test(place, bench, &sealed, &mut uploads, login);
     let judged = place.judge(&sealed, &sealing, tested).await?;
     let Judged {
         audit,
+        by,
         inventory,
         made,
         disk,
@@ -209,7 +212,7 @@ async fn build_image<'b, P: Place<'b>>(
         started: bench.started,
         base,
         versions,
-        audit: Some(audit),
+        audit: Some((by, audit)),
         sha256: &made.sha256,
         size: made.size,
         tools: &tools,

@@ -7,6 +7,7 @@ use super::{Artifact, SshGuest, attest};
 use crate::error::Result;
 use crate::plan::Step;
 use crate::provenance::sbom::Inventory;
+use crate::provenance::statement::Reading;
 use crate::seal::{self, Evidence};
 use crate::seed::Identity;
 use crate::ssh::Login;
@@ -29,6 +30,8 @@ pub(super) struct Begun<'b, M> {
 /// What was found out about the sealed disk, and the file that the image is.
 pub(super) struct Judged {
     pub audit: seal::Report,
+    /// Who read the disk for all of this.
+    pub by: Reading,
     pub inventory: Inventory,
     pub made: Made,
     /// The image's name and the sha256 of its disk, where the file is not that itself.
@@ -62,8 +65,15 @@ pub(super) trait Place<'b> {
     /// After a step that has uploaded something else than the plan knows: no layer is made of it.
     fn not_as_planned(&mut self, step: &Step) -> Result<()>;
 
-    /// Powers the machine off, and leaves nothing of the build on its disk or beside it.
-    async fn seal_off(&mut self, machine: Self::Machine) -> Result<Self::Sealed>;
+    /// Makes ready what needs a login, before the guest is sealed: afterwards nobody can log in. Few places need that.
+    async fn before_seal(&self, _begun: &mut Begun<'b, Self::Machine>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Powers the machine off, and leaves nothing of the build on its disk or beside it. A place may look at the disk here
+    /// already, if it cannot later.
+    async fn seal_off(&mut self, machine: Self::Machine, sealing: &Sealing)
+    -> Result<Self::Sealed>;
 
     /// Looks at the sealed disk, and has it tested meanwhile or afterwards.
     async fn judge(

@@ -17,7 +17,7 @@ use crate::text::hex;
 const VERSION: u32 = 1;
 
 /// Raised when something else is written into images just before sealing, or beside them. No layer depends on it.
-const PROVENANCE: u32 = 2;
+const PROVENANCE: u32 = 3;
 
 /// What the plan alone does not know.
 pub struct Base {

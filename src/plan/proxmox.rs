@@ -17,6 +17,8 @@ pub struct Proxmox {
     /// The recipe's own, besides those that imgbuild gives.
     pub tags: Vec<String>,
     pub hardware: Hardware,
+    /// Whether a second machine looks at the finished disk; else its own guest does.
+    pub helper: bool,
     /// Where machines are looked for.
     pub address: Address,
 }
@@ -33,6 +35,7 @@ impl Proxmox {
                 .map(|tag| tag.get_ref().clone())
                 .collect(),
             hardware: hardware(written, recipe.machine.tpm),
+            helper: written.helper,
             address: recipe.ssh.address,
         }
     }
@@ -194,6 +197,7 @@ impl Proxmox {
             (extras.cloud_init_drive, "cloud-init drive"),
             (!extras.serial, "no serial port"),
             (extras.on_boot, "starts with the node"),
+            (!self.helper, "looked at from inside"),
         ];
         parts.extend(set(&flags));
         let numbers = [("copy", self.vmid), ("start order", extras.start_order)];
@@ -255,7 +259,7 @@ mod tests {
         let said = proxmox(
             "cpu = 'max'\nsecure-boot = true\nvga = 'serial0'\nrng = true\nnuma = true\nstorage = 'fast'\n\
              vmid = 9000\ntags = ['debian']\ncloud-init-drive = false\nballoon = '1GiB'\nstart-order = 2\non-boot = true\n\
-             disks = [{ size = '2GiB' }]\nnetworks = [{ vlan = 20 }, {}]\nhostpci = [{ mapping = 'gpu' }]",
+             helper = false\ndisks = [{ size = '2GiB' }]\nnetworks = [{ vlan = 20 }, {}]\nhostpci = [{ mapping = 'gpu' }]",
         );
         assert_eq!(
             said.machines(),
@@ -263,8 +267,8 @@ mod tests {
         );
         assert_eq!(
             said.template(),
-            "a disk of 2.00 GiB, 2 network cards, device gpu, starts with the node, copy 9000, start order 2, balloon 1.00 GiB, \
-             tag debian"
+            "a disk of 2.00 GiB, 2 network cards, device gpu, starts with the node, looked at from inside, copy 9000, \
+             start order 2, balloon 1.00 GiB, tag debian"
         );
     }
 

@@ -281,12 +281,26 @@ pub enum Outcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Audit {
+    /// Who read the disk for it, for the lists of packages, and for the digest.
+    pub by: Reading,
     /// The partition with the root file system.
     pub root: String,
     pub checks: usize,
     pub files: usize,
     /// Partitions that could not be looked into, and why.
     pub unread: Vec<String>,
+}
+
+/// Who reads a finished disk, and so whose word it is what is on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reading {
+    /// The machine that imgbuild runs on, which has the image as a file.
+    Host,
+    /// A guest of the base image, to which the disk was attached read-only.
+    Helper,
+    /// The sealed guest itself, with the kernel and the programs that are on the disk.
+    Guest,
 }
 
 impl Statement {

@@ -1,11 +1,12 @@
 //! A command in the guest that answers what it is asked, again and again, on one channel.
 
 use std::io::{self, Read};
+use std::ops::ControlFlow;
 
 use ssh2::{Channel, ExtendedData};
 
-use super::SshSession;
 use super::session::lost;
+use super::{Output, SshSession};
 use crate::error::{Error, Result};
 
 /// How much is shown of what a command says on its stderr.
@@ -34,7 +35,6 @@ impl Dialogue {
     /// its end, there is nothing more to ask.
     pub async fn ask(&mut self, question: &[u8], answer: &mut [u8]) -> io::Result<()> {
         let (session, channel) = (&mut self.session, &mut self.channel);
-        let broken = |error: ssh2::Error| io::Error::other(error.message().to_owned());
         session.write(channel, question).await.map_err(broken)?;
         let mut filled = 0;
         while filled < answer.len() {
@@ -52,6 +52,16 @@ impl Dialogue {
         Ok(())
     }
 
+    /// Tells the command something, and gives what it says to that to `answer` until that has heard enough.
+    pub async fn hear(&mut self, question: &[u8], answer: &mut Output<'_>) -> io::Result<()> {
+        let (session, channel) = (&mut self.session, &mut self.channel);
+        session.write(channel, question).await.map_err(broken)?;
+        match session.read(channel, answer).await.map_err(broken)? {
+            ControlFlow::Break(()) => Ok(()),
+            ControlFlow::Continue(()) => Err(self.ended().await),
+        }
+    }
+
     /// What to say of a command that ended before it answered.
     async fn ended(&mut self) -> io::Error {
         let mut said = vec![];
@@ -60,4 +70,8 @@ impl Dialogue {
         let said = crate::text::printable(String::from_utf8_lossy(&said).trim());
         io::Error::other(format!("the command in the guest ended: {said}"))
     }
+}
+
+fn broken(error: ssh2::Error) -> io::Error {
+    io::Error::other(error.message().to_owned())
 }

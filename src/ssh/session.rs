@@ -66,6 +66,11 @@ impl SshSession {
         Ok(open)
     }
 
+    /// A further connection of the same login, within `deadline`.
+    pub async fn another(&self, deadline: Duration) -> Result<Self> {
+        super::connect(&self.login, deadline).await
+    }
+
     fn check_host_key(&self, login: &Login) -> std::result::Result<(), Refused> {
         let shown = self.session.host_key().map(|(key, _)| key.to_vec());
         let expected = login.host_key.to_bytes().ok();
@@ -180,7 +185,8 @@ impl SshSession {
         Ok(())
     }
 
-    async fn read(
+    /// Gives what the command says to `output`, until that breaks off or the command ends.
+    pub(super) async fn read(
         &mut self,
         channel: &mut Channel,
         output: &mut Output<'_>,
@@ -228,7 +234,7 @@ impl Session for SshSession {
     }
 
     async fn reconnect(&mut self, deadline: Duration) -> Result<()> {
-        *self = super::connect(&self.login, deadline).await?;
+        *self = self.another(deadline).await?;
         Ok(())
     }
 }

@@ -185,6 +185,24 @@ impl Node {
         images.collect()
     }
 
+    /// The sha256 of a template's disk as a guest sees it.
+    pub fn content(&self, vmid: u64) -> String {
+        let name = format!("base-{vmid}-disk-0.qcow2");
+        let found = Command::new("find")
+            .arg(self.server.folder())
+            .args(["-name", &name])
+            .output();
+        let found = String::from_utf8(found.unwrap().stdout).unwrap();
+        let raw = self.lab.path("disk.raw");
+        let made = Command::new("qemu-img")
+            .args(["convert", "-O", "raw", found.trim()])
+            .arg(&raw)
+            .status();
+        assert!(made.unwrap().success(), "{found}");
+        let said = Command::new("sha256sum").arg(&raw).output().unwrap().stdout;
+        String::from_utf8(said).unwrap()[..64].to_owned()
+    }
+
     /// Asserts that the server has what it had at the beginning, and the lab nothing unfinished.
     #[track_caller]
     pub fn assert_nothing_left(&self) {

@@ -22,6 +22,7 @@ use crate::backend::Backing;
 use crate::backend::qemu::{self, image, memory_key};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Base, Keys, Plan, Step};
+use crate::provenance::statement::Reading;
 use crate::record;
 use crate::run::{Resource, Run};
 use crate::source::{self, BaseImage, Format};
@@ -138,7 +139,7 @@ impl<'b> Place<'b> for Local<'b> {
         self.stack.not_as_planned(step)
     }
 
-    async fn seal_off(&mut self, machine: qemu::Machine) -> Result<Resource> {
+    async fn seal_off(&mut self, machine: qemu::Machine, _: &Sealing) -> Result<Resource> {
         let (bench, run) = (self.bench, self.bench.bench.run);
         let disk = run.phase("power off", bench.power_off(machine)).await?;
         run.phase("zero free blocks", bench.zero_free_blocks(&disk))
@@ -174,6 +175,7 @@ impl<'b> Place<'b> for Local<'b> {
         let made = made(image.clone(), &path, sha256)?;
         Ok(Judged {
             audit,
+            by: Reading::Host,
             inventory,
             made,
             disk: None,

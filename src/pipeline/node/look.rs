@@ -7,45 +7,84 @@ use sha2::{Digest, Sha256};
 
 use super::Node;
 use super::phases::Sealed;
+use crate::backend::proxmox::machine::inspect::Inside;
+use crate::disk::Origin;
 use crate::error::{Context, Result};
 use crate::pipeline::bench::Made;
 use crate::pipeline::inventory::inventory;
 use crate::pipeline::judged;
 use crate::pipeline::place::Sealing;
 use crate::provenance::sbom::Inventory;
+use crate::provenance::statement::Reading;
 use crate::record::{Replica, TemplateFile};
 use crate::seal;
 use crate::text::hex;
 
-/// The content of a sealed disk, as a guest sees it.
-pub(super) struct Disk {
+/// What is on a sealed disk.
+#[derive(Clone)]
+pub struct Found {
+    pub by: Reading,
+    pub audit: seal::Report,
+    pub inventory: Inventory,
+    /// Of the disk's content, as a guest sees it.
     sha256: String,
-    /// Bytes.
+    /// Its bytes.
     size: u64,
 }
 
 impl<'b> Node<'b> {
-    /// Has a look at the sealed disk, in a helper guest: the system on it has no say in that.
-    pub(super) async fn look(
-        &self,
-        sealed: &Sealed<'b>,
-        sealing: &Sealing,
-    ) -> Result<(seal::Report, Inventory, Disk)> {
-        let (run, plan) = (self.bench.run, self.bench.plan);
+    /// Has a look at the sealed disk: in a helper guest, where the system on it has no say in that, unless it was done in its own
+    /// guest already.
+    pub(super) async fn look(&self, sealed: &Sealed<'b>, sealing: &Sealing) -> Result<Found> {
+        if let Some(found) = &sealed.found {
+            return Ok(found.clone());
+        }
         let helper = self.helper(sealed.template.vmid).await?;
-        let reading = helper.read(async |disk| {
+        let reader = helper.reader().await?;
+        let size = reader.size();
+        let reading = reader.read(self.bench.run, self.examine(sealing));
+        let ((audit, inventory), sha256) = reading.await?;
+        let removing = helper.remove();
+        self.bench.run.phase("remove helper", removing).await?;
+        Ok(Found {
+            by: Reading::Helper,
+            audit,
+            inventory,
+            sha256,
+            size,
+        })
+    }
+
+    /// Has the sealed guest look at its own disk, which does not change any more afterwards.
+    pub(super) async fn look_inside(&self, mut inside: Inside, sealing: &Sealing) -> Result<Found> {
+        let run = self.bench.run;
+        run.phase("freeze", inside.freeze()).await?;
+        let size = inside.size();
+        let reading = inside.read(run, self.examine(sealing));
+        let ((audit, inventory), sha256) = reading.await?;
+        Ok(Found {
+            by: Reading::Guest,
+            audit,
+            inventory,
+            sha256,
+            size,
+        })
+    }
+
+    /// What is read of a disk.
+    fn examine(
+        &self,
+        sealing: &Sealing,
+    ) -> impl AsyncFnOnce(&Origin) -> Result<(seal::Report, Inventory)> {
+        let (run, plan) = (self.bench.run, self.bench.plan);
+        async move |disk: &Origin| {
             let audit = async {
                 let report = seal::audit(disk, &sealing.plan, &sealing.evidence).await?;
                 judged(report, &run.events)
             };
             let list = async { Ok(inventory(disk, plan).await) };
             try_join(run.phase("audit", audit), run.phase("sbom", list)).await
-        });
-        let digest = run.phase("digest", helper.sha256());
-        let ((audit, inventory), sha256) = try_join(reading, digest).await?;
-        let size = helper.size();
-        run.phase("remove helper", helper.remove()).await?;
-        Ok((audit, inventory, Disk { sha256, size }))
+        }
     }
 
     /// Copies the template to the other nodes that want it.
@@ -62,7 +101,7 @@ impl<'b> Node<'b> {
     }
 
     /// What is said of the template where it is not.
-    pub(super) fn described(&self, sealed: &Sealed<'b>, disk: Disk) -> TemplateFile {
+    pub(super) fn described(&self, sealed: &Sealed<'b>, found: &Found) -> TemplateFile {
         let (target, plan) = (&self.server.target, self.bench.plan);
         let storage = plan.proxmox.hardware.storage.as_ref();
         let storage = storage.or(target.images.as_ref());
@@ -80,8 +119,8 @@ impl<'b> Node<'b> {
             vmid: sealed.template.vmid,
             name: format!("{}-{}", plan.name, self.bench.version.number),
             build: self.bench.run.id.clone(),
-            disk: disk.sha256,
-            size: disk.size,
+            disk: found.sha256.clone(),
+            size: found.size,
             replicas: replicas.collect(),
         }
     }

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::try_join;
 
+use super::look::Found;
 use super::{Node, boot, label};
 use crate::backend::proxmox::REPLICA;
+use crate::backend::proxmox::machine::inspect::Inside;
 use crate::backend::proxmox::machine::{Label, Machine, Origin, Template};
 use crate::error::Result;
 use crate::pipeline::bench::{Made, Role};
@@ -20,6 +22,8 @@ pub struct Working<'b> {
     machine: Machine<'b>,
     /// Whether its disk is an overlay on a layer's.
     is_on_layer: bool,
+    /// What will read its disk once it is sealed, if that is not a helper's.
+    inside: Option<Inside>,
 }
 
 impl place::Machine for Working<'_> {
@@ -29,7 +33,7 @@ impl place::Machine for Working<'_> {
 }
 
 impl<'b> Node<'b> {
-    /// Powers a machine off, and takes its seed away.
+    /// Has the guest of a machine power off, and takes its seed away.
     async fn power_off(&self, machine: &mut Machine<'b>) -> Result<()> {
         let (run, patience) = (self.bench.run, self.bench.plan.boot_timeout);
         let off = run.phase("power off", machine.power_off(patience));
@@ -44,6 +48,8 @@ impl<'b> Node<'b> {
 /// A sealed template, which the journal has.
 pub struct Sealed<'b> {
     pub template: Template<'b>,
+    /// What is on its disk, if the guest itself has looked.
+    pub found: Option<Found>,
 }
 
 impl<'b> Place<'b> for Node<'b> {
@@ -74,6 +80,7 @@ impl<'b> Place<'b> for Node<'b> {
             machine: Working {
                 machine,
                 is_on_layer,
+                inside: None,
             },
             guest,
             identity,
@@ -118,6 +125,7 @@ impl<'b> Place<'b> for Node<'b> {
         begun.machine = Working {
             machine,
             is_on_layer: true,
+            inside: None,
         };
         begun.guest = guest;
         begun.identity = identity;
@@ -134,11 +142,36 @@ impl<'b> Place<'b> for Node<'b> {
         Ok(())
     }
 
-    async fn seal_off(&mut self, working: Working<'b>) -> Result<Sealed<'b>> {
+    async fn before_seal(&self, begun: &mut Begun<'b, Working<'b>>) -> Result<()> {
+        if self.bench.plan.proxmox.helper {
+            return Ok(());
+        }
+        let Working {
+            machine, inside, ..
+        } = &mut begun.machine;
+        let preparing = Inside::prepare(&mut begun.guest.session, machine.vmid);
+        let prepared = self.bench.run.phase("prepare reading", preparing);
+        *inside = Some(prepared.await?);
+        Ok(())
+    }
+
+    async fn seal_off(&mut self, working: Working<'b>, sealing: &Sealing) -> Result<Sealed<'b>> {
         let (bench, run) = (self.bench, self.bench.run);
         let hardware = &bench.plan.proxmox.hardware;
         let mut machine = working.machine;
-        self.power_off(&mut machine).await?;
+        let found = match working.inside {
+            None => {
+                self.power_off(&mut machine).await?;
+                None
+            }
+            Some(inside) => {
+                let found = self.look_inside(inside, sealing).await?;
+                // A guest that shuts down would write to the disk again, if it could.
+                run.phase("power off", machine.stop()).await?;
+                run.phase("remove seed", machine.drop_seed()).await?;
+                Some(found)
+            }
+        };
         if working.is_on_layer {
             // Layers come and go; an image stays.
             run.phase("copy disk", machine.stand_alone(hardware))
@@ -146,7 +179,7 @@ impl<'b> Place<'b> for Node<'b> {
         }
         let convert = machine.into_template(hardware, bench.final_path());
         let template = run.phase("make template", convert).await?;
-        Ok(Sealed { template })
+        Ok(Sealed { template, found })
     }
 
     async fn judge(
@@ -157,7 +190,7 @@ impl<'b> Place<'b> for Node<'b> {
     ) -> Result<Judged> {
         let look = self.look(sealed, sealing);
         // Two machines that have one address by the recipe cannot be there at the same time.
-        let (audit, inventory, disk) = match boot::known(self.bench.plan).is_empty() {
+        let found = match boot::known(self.bench.plan).is_empty() {
             true => try_join(look, tested).await?.0,
             false => {
                 let found = look.await?;
@@ -166,11 +199,12 @@ impl<'b> Place<'b> for Node<'b> {
             }
         };
         self.replicate(sealed).await?;
-        let template = self.described(sealed, disk);
+        let template = self.described(sealed, &found);
         let made = self.write(&template)?;
         Ok(Judged {
-            audit,
-            inventory,
+            audit: found.audit,
+            by: found.by,
+            inventory: found.inventory,
             made,
             disk: Some((template.name, template.disk)),
         })
@@ -186,6 +220,7 @@ impl<'b> Place<'b> for Node<'b> {
         let machine = Working {
             machine,
             is_on_layer: true,
+            inside: None,
         };
         Ok((machine, guest))
     }

@@ -282,6 +282,7 @@ fn what_only_the_template_has_changes_no_layer() {
         "on-boot = true",
         "start-order = 1",
         "cloud-init-drive = false",
+        "helper = false",
     ] {
         let lines = format!("[target.proxmox]\n{line}");
         let changed = changed_on(Target::Proxmox, &lines);

@@ -88,6 +88,11 @@ pub struct Proxmox {
     /// it takes the privilege `Sys.Modify` on `/`.
     #[schemars(example = 2)]
     pub start_order: Option<Spanned<u32>>,
+    /// Whether the finished disk is looked at in a second machine, the helper. `false` is for nodes that have no room for one: the
+    /// guest that was built, sealed, reads its own disk then, and is stopped by force afterwards. A guest that lies would not be
+    /// found out, and services are not ended in order, so stop in a step what must be. The record says which it was.
+    #[schemars(example = false)]
+    pub helper: bool,
     /// Whether the template has an own cloud-init drive (`scsi1`), through which Proxmox VE tells a machine its name, user, keys
     /// and addresses at its first start. Without one, a machine knows none of that until somebody adds a drive.
     #[schemars(example = false)]
@@ -117,6 +122,7 @@ impl Default for Proxmox {
             balloon: None,
             on_boot: false,
             start_order: None,
+            helper: true,
             cloud_init_drive: true,
         }
     }

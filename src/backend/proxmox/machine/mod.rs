@@ -186,8 +186,8 @@ impl<'m> Machine<'m> {
     /// Asks the guest to power off, and makes it if it does not. Returns whether it had to be made.
     pub async fn power_off(&self, patience: Duration) -> Result<bool> {
         let doing = format!("shutting down the machine {}", self.vmid);
-        let path = |what| self.server.machine_path(self.vmid, &["status", what]);
-        let call = Call::post(path("shutdown")).with("timeout", patience.as_secs().to_string());
+        let path = self.server.machine_path(self.vmid, &["status", "shutdown"]);
+        let call = Call::post(path).with("timeout", patience.as_secs().to_string());
         let asked = self.server.operate(call, &doing, patience + MARGIN).await;
         let Err(error) = asked else {
             return Ok(false);
@@ -196,10 +196,15 @@ impl<'m> Machine<'m> {
             return Err(error);
         }
         self.run.events.log_only(&error.to_string());
-        let doing = format!("stopping the machine {}", self.vmid);
-        let stop = Call::post(path("stop"));
-        self.server.operate(stop, &doing, OPERATION).await?;
+        self.stop().await?;
         Ok(true)
+    }
+
+    /// Stops it by force: the guest does not notice.
+    pub async fn stop(&self) -> Result<()> {
+        let doing = format!("stopping the machine {}", self.vmid);
+        let call = Call::post(self.server.machine_path(self.vmid, &["status", "stop"]));
+        self.server.operate(call, &doing, OPERATION).await
     }
 
     /// Takes the seed out of a machine that is off, and removes it.

@@ -1,10 +1,13 @@
-//! Looking at the disk of a template, whose bytes the API does not give: a helper guest has it beside its own.
+//! Looking at the disk of a template, whose bytes the API does not give: a helper guest has it beside its own. Or, for those
+//! who want no second machine, the guest that was built looks at it itself (`inside`).
 //!
 //! The helper is a linked clone of the template, from which everything is taken away, and which is then made like any other
 //! machine of ours, with the base image as its disk. What it was cloned for is plugged in only when it runs: both disks have
 //! file systems of one name, and a kernel that boots might take the wrong one for its own.
 
 mod device;
+mod inside;
+mod reader;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,14 +17,15 @@ use serde_json::Value;
 use super::address::{self, Door};
 use super::operate::OPERATION;
 use super::site::Site;
-use super::{Machine, Origin as MachineOrigin, Start, hardware};
+use super::{Machine, Origin, Start, hardware};
 use crate::backend::proxmox::call::Call;
 use crate::backend::proxmox::{Proxmox, StoredImage};
-use crate::disk::Origin;
 use crate::error::{Error, Result};
 use crate::run::Run;
-use crate::ssh::{self, Login, SshSession};
+use crate::ssh::SshSession;
 use device::Device;
+pub use inside::Inside;
+pub use reader::Reader;
 
 /// What the disk is plugged in as. Nothing else of a helper has a name that begins so.
 const SUBJECT: &str = "scsi2";
@@ -45,16 +49,10 @@ const KEPT: &[&str] = &[
 /// How long copying the base image may take.
 const COPY: Duration = Duration::from_secs(60 * 60);
 
-/// How long a further connection to the guest may take.
-const CONNECT: Duration = Duration::from_secs(60);
-
-/// What progress of the digest is reported of.
-const DIGEST: &str = "digest";
-
 /// A helper guest with a template's disk. It is in the run's journal until it is removed.
 pub struct Inspector<'m> {
     machine: Machine<'m>,
-    login: Login,
+    session: SshSession,
     device: Device,
     /// What the disk is called in errors.
     name: String,
@@ -74,7 +72,7 @@ impl<'m> Inspector<'m> {
     ) -> Result<Self> {
         let site = Site::of(&server.target)?.with(start.hardware);
         let start = Start {
-            origin: MachineOrigin::Template(template),
+            origin: Origin::Template(template),
             ..start
         };
         let (machine, seed) = Machine::make(server, &site, &start, run).await?;
@@ -84,41 +82,23 @@ impl<'m> Inspector<'m> {
         let volume = run.phase("prepare helper", preparing).await?;
         run.phase("start helper", machine.power_on()).await?;
         let entering = address::connect(server, vmid, door, patience);
-        let (mut session, address) = run.phase("boot helper", entering).await?;
+        let (mut session, _) = run.phase("boot helper", entering).await?;
         let attaching = async {
             machine.plug(&volume).await?;
-            Device::find(&mut session, &format!("drive-{SUBJECT}")).await
+            Device::plugged(&mut session, &format!("drive-{SUBJECT}")).await
         };
         let device = run.phase("attach disk", attaching).await?;
         Ok(Inspector {
-            login: door.login(address),
             machine,
+            session,
             device,
             name: format!("the disk of the template {template}"),
         })
     }
 
-    /// Bytes of the disk.
-    pub fn size(&self) -> u64 {
-        self.device.size
-    }
-
-    /// The sha256 of the disk's raw content.
-    pub async fn sha256(&self) -> Result<String> {
-        let mut session = self.connect().await?;
-        let events = &self.machine.run.events;
-        self.device.sha256(&mut session, DIGEST, events).await
-    }
-
-    /// Gives the disk to `work`, which may read it as often as it likes, also beside [`Inspector::sha256`].
-    pub async fn read<T>(&self, work: impl AsyncFnOnce(&Origin) -> Result<T>) -> Result<T> {
-        let session = self.connect().await?;
-        self.device.serve(session, self.name.clone(), work).await
-    }
-
-    /// A connection of its own for each that has something to do there at the same time.
-    async fn connect(&self) -> Result<SshSession> {
-        ssh::connect(&self.login, CONNECT).await
+    /// What reads the disk there. There can be several at the same time.
+    pub async fn reader(&self) -> Result<Reader> {
+        Reader::start(self.device.clone(), self.name.clone(), &self.session).await
     }
 
     /// Removes the helper with its disks and its seed. The template stays as it was.

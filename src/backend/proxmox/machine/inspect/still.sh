@@ -1,0 +1,71 @@
+# Leaves the disk $1 (sda) as it is when it is told to. Told again, it says whether the disk has stayed so.
+set -f
+export PATH="$PATH:/usr/sbin:/usr/bin:/sbin:/bin"
+disk=$1
+
+fail() {
+    echo "$1" >&2
+    exit 1
+}
+
+# Requests and sectors that were written to it and discarded from it (Linux, Documentation/block/stat.rst).
+changes() {
+    read -r x x x x writes x written x x x x discards x discarded x <"/sys/block/$disk/stat"
+    echo "$writes $written $discards $discarded"
+}
+
+read -r go || exit
+
+# Else nothing is counted.
+echo 1 >"/sys/block/$disk/queue/iostats"
+
+# Swapping goes past file systems.
+while read -r file x; do
+    case $file in
+    Filename | /dev/zram*) ;;
+    *) swapoff "$file" || fail "it cannot do without swapping to $file" ;;
+    esac
+done </proc/swaps
+
+# Those that are mounted on others come after them, and go before them.
+seen=' ' mounts=
+while read -r x x number x dir x rest; do
+    # shellcheck disable=SC2086 # fields of proc_pid_mountinfo(5): type, source, options
+    set -- ${rest#*- }
+    # Without a block device of its own, a file system is none on a disk; only btrfs hides it.
+    case $number,$1,$3 in
+    0:*,btrfs,rw | 0:*,btrfs,rw,*) ;;
+    0:*) continue ;;
+    *,*,rw | *,*,rw,*) ;;
+    *) continue ;;
+    esac
+    case $seen in
+    *" $number "*) ;;
+    *) seen="$seen$number " mounts="$dir $mounts" ;;
+    esac
+done </proc/self/mountinfo
+sync
+for dir in $mounts; do
+    dir=$(printf '%b' "$dir")
+    # FAT has nothing to freeze.
+    fsfreeze -f "$dir" 2>/dev/null || mount -o remount,ro "$dir" ||
+        fail "$dir can neither be frozen nor made read-only"
+done
+
+# What was read of the disk as a whole before is what was there then.
+blockdev --flushbufs "/dev/$disk" || fail "what it remembers of the disk cannot be thrown away"
+# What is discarded in the background comes to its end.
+before=$(changes) left=60
+while
+    sleep 1
+    now=$(changes)
+    [ "$now" != "$before" ]
+do
+    before=$now left=$((left - 1))
+    [ "$left" -gt 0 ] || fail "something goes on writing to the disk"
+done
+echo still
+
+read -r go || exit
+[ "$(changes)" = "$before" ] || fail "something was written to the disk while it was read"
+echo still
