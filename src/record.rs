@@ -86,7 +86,7 @@ struct Text {
 #[derive(Debug, Serialize)]
 struct Source {
     origin: String,
-    /// By its algorithm.
+    /// By its algorithm; as `identity` that of what a server says of a template, whose content nobody knows.
     #[serde(flatten)]
     digest: BTreeMap<&'static str, String>,
     verified: Verified,
@@ -241,10 +241,7 @@ impl Record {
                 .collect(),
             source: Source {
                 origin: public_origin(&results.base.origin),
-                digest: BTreeMap::from([(
-                    results.base.digest.algorithm.name(),
-                    results.base.digest.hex.clone(),
-                )]),
+                digest: BTreeMap::from([known_by(results.base)]),
                 verified: public(&results.base.verified),
                 version: results.version.parent.clone(),
             },
@@ -301,6 +298,14 @@ pub fn image(path: &Path) -> Option<PathBuf> {
     let name = path.file_name()?.as_bytes();
     let image = name.strip_suffix(ENDING.as_bytes())?;
     Some(path.with_file_name(OsStr::from_bytes(image)))
+}
+
+/// What a base image is known by, and what that is called.
+fn known_by(base: &Basis) -> (&'static str, String) {
+    let name = base
+        .content()
+        .map_or("identity", |digest| digest.algorithm.name());
+    (name, base.digest.hex.clone())
 }
 
 /// How a digest came to be trusted, without the folders of the machine that it was verified on.

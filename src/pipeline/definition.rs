@@ -148,7 +148,10 @@ fn base_image(base: &Basis) -> Dependency {
     Dependency {
         name: file_name(Path::new(&base.origin)),
         uri: public_url(&base.origin),
-        digest: Digests::from([(base.digest.algorithm.name().into(), base.digest.hex.clone())]),
+        digest: (base.content())
+            .map(|digest| (digest.algorithm.name().into(), digest.hex.clone()))
+            .into_iter()
+            .collect(),
         annotations: About {
             verified: Some(record::public(&base.verified)),
             ..About::new(kind)

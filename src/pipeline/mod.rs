@@ -99,12 +99,21 @@ pub struct Failure {
 
 /// Builds what the plan says.
 pub async fn build(plan: &Plan, options: &Options<'_>, run: &Run) -> Result<Artifact, Failure> {
+    refuse(plan).map_err(|error| Failure { error, login: None })?;
     let mut login = None;
     let done = match options.cluster {
         None => local::build(plan, options, run, &mut login).await,
         Some(cluster) => node::build(cluster, plan, options, run, &mut login).await,
     };
     done.map_err(|error| Failure { error, login })
+}
+
+/// Refuses what cannot be built where the plan is for.
+pub fn refuse(plan: &Plan) -> Result<()> {
+    match &plan.target {
+        None => local::refuse(plan),
+        Some(target) => node::refuse(plan, target),
+    }
 }
 
 /// What a build begins with.

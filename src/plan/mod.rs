@@ -1,5 +1,6 @@
 //! `Recipe` + facts → [`Plan`]: resolved, immutable, and all that a build reads. No I/O here but gathering [`Facts`].
 
+mod base;
 mod keys;
 mod print;
 mod proxmox;
@@ -48,6 +49,8 @@ pub struct Plan {
     /// What the recipe's variables are.
     pub vars: crate::recipe::Vars,
     pub source: source::Spec,
+    /// Where the recipe says that.
+    pub source_span: Range<usize>,
     /// Whether the image is taken as it is, without a machine.
     pub import: bool,
     pub machine: Spec,
@@ -268,7 +271,7 @@ pub struct Facts {
     pub contents: Vec<Uploaded>,
     /// Where relative output paths start.
     pub current_folder: PathBuf,
-    /// The image that `[source] recipe` stands for.
+    /// The image that `[source] recipe` stands for, or the file that stands for its template.
     pub parent: Option<PathBuf>,
     /// The target that it is for; none for this machine.
     pub target: Option<String>,
@@ -346,7 +349,8 @@ impl Plan {
             recipe: recipe.sources.clone(),
             documents,
             vars: recipe.vars.clone(),
-            source: resolve::source_spec(recipe, facts),
+            source: base::source(recipe, facts),
+            source_span: base::span(recipe),
             import: recipe.base.import,
             machine: resolve::machine(recipe),
             proxmox: Proxmox::new(recipe),
@@ -412,7 +416,11 @@ pub(super) mod tests {
     }
 
     pub(super) fn plan_on(on: Target, text: &str) -> Plan {
-        let whole = format!("[image]\nname = 'x'\n[source]\nfile = 'base.qcow2'\n{text}");
+        plan_of(on, "file = 'base.qcow2'", text)
+    }
+
+    fn plan_of(on: Target, source: &str, text: &str) -> Plan {
+        let whole = format!("[image]\nname = 'x'\n[source]\n{source}\n{text}");
         let overrides = Overrides::default();
         let recipes = recipe::parse("x.toml", &whole, Path::new("/recipes"), &overrides, &NoWeb);
         let recipes = recipes.now_or_never().unwrap().unwrap();
@@ -436,6 +444,36 @@ pub(super) mod tests {
             plan.output.path,
             Path::new("/here/out/x.qcow2"),
             "outputs: here"
+        );
+    }
+
+    #[test]
+    fn a_version_is_one_where_it_is_built_on_unless_the_recipe_says_where() {
+        let image = |on, text: &str| match plan_of(on, &format!("image = '{text}'"), "").source {
+            source::Spec::Version { reference } => reference.to_string(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(image(Target::Qemu, "base@stable"), "base@stable");
+        assert_eq!(image(Target::Proxmox, "base@stable"), "lab/base@stable");
+        for on in [Target::Qemu, Target::Proxmox] {
+            assert_eq!(image(on, "office/base@7"), "office/base@7");
+        }
+    }
+
+    #[test]
+    fn a_template_is_named_by_its_id_or_its_name() {
+        let template = |text: &str| match plan_of(Target::Proxmox, text, "").source {
+            source::Spec::Template { template } => template,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(template("template = 9000"), source::TemplateId::Vmid(9000));
+        assert_eq!(
+            template("template = '9000'"),
+            source::TemplateId::Vmid(9000)
+        );
+        assert_eq!(
+            template("template = 'debian'"),
+            source::TemplateId::Name("debian".into())
         );
     }
 

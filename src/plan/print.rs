@@ -71,7 +71,7 @@ pub struct OnTarget {
     pub name: String,
     /// The node that the build would go to, if that is chosen for each.
     pub node: Option<String>,
-    /// What the base image is called there; none if its digest is not known yet.
+    /// What the base image, or a template's disk, is called there; none if its digest is not known yet.
     pub base: Option<String>,
     pub has_base: bool,
     /// The newest version in the registry.
@@ -248,6 +248,7 @@ impl Printed {
         );
         let unknown = match self.source.kind.as_str() {
             "recipe" | "nixos" => "not built yet",
+            "template" => "known by what its server says of it",
             _ => "not verified: a local file",
         };
         line("", self.source.digest.as_deref().unwrap_or(unknown));
@@ -318,7 +319,7 @@ impl OnTarget {
         let base = match (&self.base, self.has_base) {
             (Some(base), true) => format!("{base} is there"),
             (Some(base), false) => format!("{base} is brought"),
-            (None, _) => "the base image is brought".to_owned(),
+            (None, _) => "the base image is brought, or built first".to_owned(),
         };
         let base = match &self.node {
             Some(node) => format!("{}, {node}: {base}", self.name),
@@ -356,6 +357,7 @@ fn kind(spec: &Spec) -> &'static str {
         Spec::File { .. } => "file",
         Spec::Built { .. } => "recipe",
         Spec::Version { .. } => "image",
+        Spec::Template { .. } => "template",
         Spec::Nixos { .. } => "nixos",
         Spec::Url { .. } => "url",
         Spec::Ubuntu { .. } => "ubuntu",

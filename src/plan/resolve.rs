@@ -18,81 +18,8 @@ use crate::source;
 use crate::text::hex;
 
 /// The path that a text of the recipe means.
-fn path(recipe: &Recipe, written: &Spanned<String>) -> PathBuf {
+pub(super) fn path(recipe: &Recipe, written: &Spanned<String>) -> PathBuf {
     recipe::resolved(&recipe.sources, written)
-}
-
-pub(super) fn source_spec(recipe: &Recipe, facts: &Facts) -> source::Spec {
-    let base = &recipe.base;
-    let text = |value: &Option<Spanned<String>>| value.as_ref().map(|v| v.get_ref().clone());
-    let local_or_url = |value: &Spanned<String>| match value.get_ref().contains("://") {
-        true => value.get_ref().clone(),
-        false => path(recipe, value).to_string_lossy().into_owned(),
-    };
-    let signature = base.signature.as_ref().zip(base.key.as_ref());
-    let signature = signature.map(|(location, key)| source::Signature {
-        location: local_or_url(location),
-        key: path(recipe, key),
-    });
-    let checksums = base
-        .checksums
-        .as_ref()
-        .map(|list| source::Verify::Checksums {
-            list: local_or_url(list),
-            signature,
-        });
-    let sha256 = text(&base.sha256).map(|digest| digest.to_ascii_lowercase());
-    let verify = sha256.map(source::Verify::Sha256).or(checksums);
-    let mirrors = base.mirrors.iter().map(|m| m.get_ref().clone()).collect();
-    if base.recipe.is_some() {
-        let path = facts.parent.clone().unwrap_or_default();
-        return source::Spec::Built { path };
-    }
-    // A valid recipe names a version as one is named.
-    let version = base.image.as_ref().map(|image| image.get_ref().parse());
-    if let Some(Ok(reference)) = version {
-        return source::Spec::Version { reference };
-    }
-    if let Some(nixos) = base.nixos.as_ref().map(Spanned::get_ref) {
-        return source::Spec::Nixos {
-            flake: local_flake(recipe, &nixos.flake),
-            file: text(&nixos.file),
-        };
-    }
-    match (
-        text(&base.ubuntu),
-        text(&base.debian),
-        text(&base.url),
-        verify,
-    ) {
-        (Some(release), ..) => source::Spec::Ubuntu { release, mirrors },
-        (_, Some(release), ..) => source::Spec::Debian { release, mirrors },
-        (_, _, Some(url), Some(verify)) => source::Spec::Url {
-            url,
-            mirrors,
-            verify,
-        },
-        // A valid recipe has one of them, and a URL has its digest or list.
-        (_, _, _, verify) => source::Spec::File {
-            path: base
-                .file
-                .as_ref()
-                .map_or_else(PathBuf::new, |file| path(recipe, file)),
-            verify,
-        },
-    }
-}
-
-/// A flake's reference: one that is a path starts at the recipe's folder.
-fn local_flake(recipe: &Recipe, written: &Spanned<String>) -> String {
-    let text = written.get_ref();
-    let (place, output) = text.split_once('#').unwrap_or((text, ""));
-    if !place.starts_with('.') && !place.starts_with('/') {
-        return text.clone();
-    }
-    let place = path(recipe, &Spanned::new(written.span(), place.to_owned()));
-    let place = place.canonicalize().unwrap_or(place);
-    format!("path:{}#{output}", place.display())
 }
 
 pub(super) fn machine(recipe: &Recipe) -> Spec {

@@ -68,6 +68,7 @@ const WAYS: &[&str] = &[
     "record",
     "registry",
     "flake",
+    "server",
     "unverified",
 ];
 

@@ -153,6 +153,8 @@ pub struct Dependency {
     /// Where it came from, if that is an address. Without credentials.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uri: Option<String>,
+    /// Missing for a template of which only its server knows: that keeps its content to itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("minProperties" = 1))]
     pub digest: Digests,
     pub annotations: About,

@@ -17,8 +17,8 @@ use crate::seal::Item;
 pub(super) mod pattern {
     /// A host's name of one part.
     pub const DNS_LABEL: &str = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$|\{[{%]";
-    /// A version in the registry.
-    pub const VERSION: &str = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(@([a-z][a-z0-9-]*|[0-9][0-9A-Za-z._-]*|[A-Za-z][0-9A-Za-z_-]*\.[0-9A-Za-z._-]*))?$|\{[{%]";
+    /// A version in the registry, on a target if it has one before it.
+    pub const VERSION: &str = r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(@([a-z][a-z0-9-]*|[0-9][0-9A-Za-z._-]*|[A-Za-z][0-9A-Za-z_-]*\.[0-9A-Za-z._-]*))?$|\{[{%]";
     /// A digest.
     pub const SHA256: &str = r"^[0-9A-Fa-f]{64}$|\{[{%]";
     /// A digest as package registries write it.
@@ -43,6 +43,8 @@ pub(super) mod pattern {
     pub const MODE: &str = r"^[0-7]{1,5}$|\{[{%]";
     /// Where a machine is looked for: a word, or what an IP address is made of.
     pub const ADDRESS: &str = r"^(auto|agent|console|[0-9A-Fa-f:.]+)$|\{[{%]";
+    /// A machine's id or name on Proxmox VE.
+    pub const MACHINE: &str = r"^[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z])?$|\{[{%]";
     /// A tag of Proxmox VE.
     pub const TAG: &str = r"^[a-z0-9_][a-z0-9_+.-]*$|\{[{%]";
     /// A template.
@@ -296,7 +298,7 @@ pub(super) fn one_source(schema: &mut Schema) {
     exactly_one(
         schema,
         &[
-            "ubuntu", "debian", "nixos", "url", "file", "recipe", "image",
+            "ubuntu", "debian", "nixos", "url", "file", "recipe", "image", "template",
         ],
     );
     let together = json!({
@@ -313,9 +315,9 @@ pub(super) fn one_source(schema: &mut Schema) {
         "dependentSchemas".into(),
         json!({
             "url": digest,
-            "sha256": not_beside(&["checksums", "ubuntu", "debian", "nixos", "recipe", "image"]),
-            "checksums": not_beside(&["ubuntu", "debian", "nixos", "recipe", "image"]),
-            "mirrors": not_beside(&["file", "nixos", "recipe", "image"]),
+            "sha256": not_beside(&["checksums", "ubuntu", "debian", "nixos", "recipe", "image", "template"]),
+            "checksums": not_beside(&["ubuntu", "debian", "nixos", "recipe", "image", "template"]),
+            "mirrors": not_beside(&["file", "nixos", "recipe", "image", "template"]),
         }),
     );
 }

@@ -10,6 +10,7 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use serde::{Serialize, Serializer};
 
 use super::schema::pattern;
+use crate::source::TemplateId;
 
 /// A size in bytes. Written as `4GiB`, `"8gb"`, `"512M"` or a number of bytes; all units are powers of 1024, as QEMU,
 /// Proxmox and the memory that one buys count.
@@ -45,6 +46,10 @@ pub enum Address {
     Console,
     Static(IpAddr),
 }
+
+/// A template on a target. Written as its id, `9000`, or its name, `"debian-12"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template(pub TemplateId);
 
 /// A file by path, or the content itself as a table.
 #[derive(Debug, Clone, PartialEq)]
@@ -138,6 +143,14 @@ impl std::str::FromStr for Address {
     }
 }
 
+impl std::str::FromStr for Template {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Template)
+    }
+}
+
 /// Defaults are told in the recipe's own spelling.
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -212,6 +225,12 @@ has_schema! {
     Address, "address", "`\"auto\"`, `\"agent\"`, `\"console\"`, or an IP address: `\"192.0.2.10\"`.": {
         "type": "string", "pattern": pattern::ADDRESS
     },
+    Template, "id or name", "`9000` or `\"debian-12\"`.": {
+        "anyOf": [
+            {"type": "integer", "minimum": 100, "maximum": 999_999_999},
+            {"type": "string", "pattern": pattern::MACHINE}
+        ]
+    },
     Cache, "boolean or time",
     "`true`, `false`, or how long as text: `\"1d\"`. A day has 24 hours.": {"type": ["boolean", "string"]},
     FileOrTable, "path or table", "The path of a file, or the content itself.": {
@@ -263,6 +282,17 @@ impl<'de> Deserialize<'de> for Cpus {
         let number = |number: u64| u32::try_from(number).ok().map(Cpus);
         from.deserialize_any(Text(
             "a number of CPUs such as 2",
+            number,
+            std::marker::PhantomData,
+        ))
+    }
+}
+
+impl<'de> Deserialize<'de> for Template {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let number = |number: u64| TemplateId::of_number(number).map(Template);
+        from.deserialize_any(Text(
+            "a template's id, 100 to 999999999, or its name",
             number,
             std::marker::PhantomData,
         ))

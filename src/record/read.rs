@@ -48,6 +48,8 @@ pub struct Source {
     sha256: String,
     #[serde(default)]
     sha512: String,
+    #[serde(default)]
+    identity: String,
     pub version: Option<String>,
 }
 
@@ -59,12 +61,12 @@ impl Image {
 }
 
 impl Source {
-    /// Its digest, by whichever algorithm.
+    /// Its digest, by whichever algorithm; of a template of which only its server knows, that of what it said.
     pub fn digest(&self) -> &str {
-        match self.sha256.is_empty() {
-            true => &self.sha512,
-            false => &self.sha256,
-        }
+        let all = [&self.sha256, &self.sha512, &self.identity];
+        all.into_iter()
+            .find(|hex| !hex.is_empty())
+            .map_or("", String::as_str)
     }
 }
 
@@ -89,4 +91,18 @@ pub fn read(path: &Path) -> Result<Known> {
     }
     let text = std::fs::read(path).doing(doing)?;
     serde_json::from_slice(&text).doing(doing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_is_known_by_its_content_or_by_what_its_server_said() {
+        for name in ["sha256", "sha512", "identity"] {
+            let text = format!("{{\"origin\": \"o\", \"{name}\": \"0a\", \"version\": null}}");
+            let source: Source = serde_json::from_str(&text).unwrap();
+            assert_eq!(source.digest(), "0a", "{name}");
+        }
+    }
 }

@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::text::hex;
 
 /// The largest such file that is read, in bytes.
 const MAX: u64 = 64 << 10;
@@ -86,17 +88,72 @@ impl TemplateFile {
 
     /// Reads one.
     pub fn read(path: &Path) -> Result<Self> {
-        let doing = || format!("reading {}", path.display());
-        if std::fs::metadata(path).doing(doing)?.len() > MAX {
-            return Err(Error::new(doing()).cause("it is far too large"));
+        Self::parse(path, &content(path)?)
+    }
+
+    /// Reads one that must have this sha256.
+    ///
+    /// Errors: it has another ([`Kind::Verification`]).
+    pub fn read_exactly(path: &Path, sha256: &str) -> Result<Self> {
+        let text = content(path)?;
+        let found = hex(&Sha256::digest(&text));
+        match found == sha256 {
+            true => Self::parse(path, &text),
+            false => Err(Error::new(format!("verifying {}", path.display()))
+                .kind(Kind::Verification)
+                .cause(format!("sha256:{sha256} was expected, but it has {found}"))
+                .hint("it was changed since it was built: build that image again")),
         }
-        let text = std::fs::read(path).doing(doing)?;
-        let file: TemplateFile = serde_json::from_slice(&text).doing(doing)?;
+    }
+
+    fn parse(path: &Path, text: &[u8]) -> Result<Self> {
+        let doing = || format!("reading {}", path.display());
+        let file: TemplateFile = serde_json::from_slice(text).doing(doing)?;
         match file.schema {
             Self::SCHEMA => Ok(file),
             newer => Err(Error::new(doing()).kind(Kind::Usage).cause(format!(
                 "a newer imgbuild has written it: its schema is {newer}"
             ))),
         }
+    }
+}
+
+/// The bytes of such a file.
+fn content(path: &Path) -> Result<Vec<u8>> {
+    let doing = || format!("reading {}", path.display());
+    match std::fs::metadata(path).doing(doing)?.len() > MAX {
+        true => Err(Error::new(doing()).cause("it is far too large")),
+        false => std::fs::read(path).doing(doing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_changed_is_not_the_one_that_was_built() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("web-1.template");
+        let file = TemplateFile {
+            schema: TemplateFile::SCHEMA,
+            target: "lab".into(),
+            endpoint: "https://pve.example.org:8006/".into(),
+            node: "pve".into(),
+            storage: "local".into(),
+            vmid: 9000,
+            name: "web-1".into(),
+            build: "20261125-142800-0a0b".into(),
+            disk: "0".repeat(64),
+            size: 1,
+            replicas: vec![],
+        };
+        let text = serde_json::to_vec(&file).unwrap();
+        std::fs::write(&path, &text).unwrap();
+        let sha256 = hex(&Sha256::digest(&text));
+        assert_eq!(TemplateFile::read_exactly(&path, &sha256).unwrap(), file);
+        std::fs::write(&path, [&text[..], b"\n"].concat()).unwrap();
+        let error = TemplateFile::read_exactly(&path, &sha256).unwrap_err();
+        assert_eq!(error.get_kind(), Kind::Verification);
     }
 }

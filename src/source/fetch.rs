@@ -25,6 +25,11 @@ pub async fn fetch(resolved: &Resolved, cx: &Context<'_>) -> Result<BaseImage> {
     let image = match &resolved.place {
         Place::File(path) => return local::fetch(path, resolved, cx).await,
         Place::Flake(flake, file) => return nixos::fetch(flake, file.as_deref(), cx).await,
+        Place::Target => {
+            return Err(Error::new(format!("fetching {}", resolved.origin))
+                .kind(Kind::Usage)
+                .cause("a template stays on its target"));
+        }
         Place::Urls(_) | Place::Cache => from_cache_or_network(resolved, cx).await?,
     };
     // The entry tells how it was verified when it was kept; what counts is how it was this time.

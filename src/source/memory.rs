@@ -65,6 +65,7 @@ fn shown(spec: &Spec) -> String {
         Spec::Url { url, .. } => super::address::Address::parse(url)
             .map_or_else(|_| "a URL".into(), |url| url.to_string()),
         Spec::Version { reference } => reference.to_string(),
+        Spec::Template { template } => template.to_string(),
         Spec::Nixos { flake, .. } => flake.clone(),
         Spec::Ubuntu { release, .. } => format!("Ubuntu {release}"),
         Spec::Debian { release, .. } => format!("Debian {release}"),

@@ -25,6 +25,7 @@ mod partial;
 mod qcow2;
 mod resolve;
 mod signature;
+mod template;
 mod ubuntu;
 mod unpack;
 mod version;
@@ -42,7 +43,9 @@ pub use http::{Http, Options};
 pub use inventory::{Cached, CachedFile, CachedImage, FileKind, files, list, remove, sweep};
 pub use offered::{Offered, offered};
 pub use resolve::{Resolved, resolve};
+pub use template::TemplateId;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -78,6 +81,8 @@ pub enum Spec {
     Built { path: PathBuf },
     /// A version in the registry.
     Version { reference: Reference },
+    /// A template on the target that is built on.
+    Template { template: TemplateId },
     /// What `nix build` makes of a flake's output on this machine.
     Nixos {
         flake: String,
@@ -142,6 +147,14 @@ pub enum Verified {
     Registry { version: String },
     /// Built by nix from this flake: the store path stands for everything that went into it.
     Flake { flake: String, output: String },
+    /// By nobody: it is a template of which only its server knows what is on its disk.
+    Server {
+        node: String,
+        vmid: u32,
+        name: String,
+        /// What the server says that tells it from every other template, and from an earlier one of the same id.
+        identity: BTreeMap<String, String>,
+    },
     /// A local file without any expectation: its digest is recorded, nothing more.
     Unverified,
 }
@@ -194,9 +207,19 @@ pub struct Basis {
     pub path: PathBuf,
     /// URL or path it came from.
     pub origin: String,
-    /// Of the image as it was published.
+    /// Of the image as it was published; of a template of which only its server knows, of what that says.
     pub digest: Digest,
     pub verified: Verified,
+}
+
+impl Basis {
+    /// The digest of its content, if anybody has taken that.
+    pub fn content(&self) -> Option<&Digest> {
+        match self.verified {
+            Verified::Server { .. } => None,
+            _ => Some(&self.digest),
+        }
+    }
 }
 
 impl BaseImage {

@@ -40,6 +40,8 @@ pub(super) enum Place {
     File(PathBuf),
     /// To be built: a flake's output, and the image's path in it.
     Flake(String, Option<String>),
+    /// On a target, and nowhere else.
+    Target,
 }
 
 /// Finds out what `spec` stands for. Only small documents are fetched: indexes, checksum lists, signatures. With
@@ -122,6 +124,12 @@ async fn ask(spec: &Spec, cx: &Context<'_>, anchors: &Anchors) -> Result<Resolve
             })
         }
         Spec::Version { reference } => version::resolve(reference, cx),
+        Spec::Template { template } => Ok(Resolved {
+            origin: template.to_string(),
+            expected: None,
+            verified: Verified::Unverified,
+            place: Place::Target,
+        }),
         Spec::Url {
             url,
             mirrors,
@@ -155,6 +163,14 @@ impl Resolved {
         }
     }
 
+    /// Where it is on this machine, if it is there.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.place {
+            Place::File(path) => Some(path),
+            _ => None,
+        }
+    }
+
     /// An image at any of these URLs; the first one names it.
     pub(super) fn at(urls: Vec<Address>, expected: Digest, verified: Verified) -> Self {
         Resolved {
@@ -182,6 +198,7 @@ fn asks_network(spec: &Spec) -> bool {
         Spec::File { verify: None, .. }
         | Spec::Built { .. }
         | Spec::Version { .. }
+        | Spec::Template { .. }
         | Spec::Nixos { .. } => false,
     }
 }

@@ -9,10 +9,10 @@ use crate::source::Digest;
 /// How many digits of its digest an image's name has.
 const DIGITS: usize = 12;
 
-/// A base image on a node.
+/// A base image on a node: a file of ours, or the disk of a template that is built on.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct StoredImage {
-    /// `STORAGE:import/FILE`
+    /// `STORAGE:import/FILE`, or what the server calls the disk.
     pub volume: String,
     /// The first digits of the digest that it is known by.
     pub digest: String,

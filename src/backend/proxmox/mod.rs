@@ -36,7 +36,7 @@ pub use cluster::{Cluster, Everywhere, Seat, Wish};
 pub use credentials::Credentials;
 pub use error::Failure;
 pub use image::{StoredImage, image_of};
-pub use import::{Brought, identify, import};
+pub use import::{Brought, Identified, identify, import};
 pub use layer::{LIMIT as LAYERS, LayerNote, LayerTags};
 pub use tls::{Fingerprint, Trust};
 

@@ -83,10 +83,10 @@ pub async fn plan(
                 .hint("choose one with --only NAME"));
         }
     };
-    if recipe.base.recipe.is_some() || recipe.base.image.is_some() {
+    if recipe.base.is_built_or_there() {
         return Err(doing()
-            .cause("it is built on an image of yours, which the target does not have")
-            .hint("boot the recipe that this one is built on"));
+            .cause("it is built on a template, which a build finds for itself")
+            .hint("boot a recipe whose image comes to the target"));
     }
     let facts = Facts {
         target: Some(target.to_owned()),

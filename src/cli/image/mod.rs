@@ -111,7 +111,7 @@ async fn pull(
 ) -> Result<()> {
     for recipe in selection.load(path, online).await? {
         // An image that is built is not pulled.
-        if recipe.base.recipe.is_some() || recipe.base.image.is_some() {
+        if recipe.base.is_built_or_there() {
             continue;
         }
         let plan = Plan::new(&recipe, &Facts::default());

@@ -34,8 +34,8 @@ pub async fn pull(
     let mut wanted = 0;
     for path in paths {
         for recipe in interrupt.or(selection.load(path, online)).await? {
-            // An image that is built is not pulled.
-            if recipe.base.recipe.is_some() || recipe.base.image.is_some() {
+            // An image that is built is not pulled, nor what is there already.
+            if recipe.base.is_built_or_there() {
                 continue;
             }
             wanted += 1;

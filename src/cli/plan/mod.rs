@@ -67,6 +67,7 @@ async fn print(arguments: &Arguments, online: &Online<'_>, screen: Screen) -> Re
     };
     let mut pending = false;
     for (index, node) in graph.nodes.iter().enumerate() {
+        pipeline::refuse(&node.plan)?;
         let resolved = match &node.plan.source {
             // It may not be there yet, which is no reason not to plan.
             Spec::Built { path } => source::Resolved::built(path),

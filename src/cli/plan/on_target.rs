@@ -1,11 +1,12 @@
 //! `imgbuild plan --target`: what a build on a server would do. The server is only asked.
 
 use super::Outlook;
-use crate::backend::proxmox::Proxmox;
+use crate::backend::proxmox::{Proxmox, StoredImage, Wish};
 use crate::cli::recipes::Online;
 use crate::cli::{secrets, template};
-use crate::error::Result;
-use crate::pipeline::{self, Caching, node};
+use crate::error::{Kind, Result};
+use crate::pipeline::node::{self, SourceTemplate};
+use crate::pipeline::{self, Caching};
 use crate::plan::{self, Keys, OnTarget, Plan};
 use crate::source::{self, Digest, Resolved, Spec};
 use crate::store::{KeyedHash, Registry};
@@ -18,22 +19,31 @@ pub async fn look(
     resolved: &Resolved,
     online: &Online<'_>,
 ) -> Result<(Option<Outlook>, OnTarget)> {
-    node::refuse(plan)?;
     let target = &server.target.name;
-    let doing = || format!("looking at {target}");
     let survey = server.survey().await;
-    let survey = survey.map_err(|failure| failure.during(doing()))?;
-    let digest = digest(plan, resolved, online).await?;
+    let survey = survey.map_err(|failure| failure.during(format!("looking at {target}")))?;
+    let template = template(server, plan, resolved, online).await?;
+    let digest = match &template {
+        Some(template) => Some(template.basis.digest.clone()),
+        None => digest(plan, resolved, online).await?,
+    };
     let keys = match &digest {
         Some(digest) => Some(keys(plan, digest, online).await?),
         None => None,
     };
-    let wish = node::wish(plan, &Caching::Use, keys.as_ref());
+    let wish = Wish {
+        nodes: match &template {
+            Some(template) => Some(template.nodes(server).await?),
+            None => None,
+        },
+        ..node::wish(plan, &Caching::Use, keys.as_ref())
+    };
     let events = online.context()?.events;
     let chosen = server.chosen(&wish, |text| events.note(text)).await?;
-    let images = chosen.images().await;
-    let images = images.map_err(|failure| failure.during(doing()))?;
-    let base = digest.as_ref().map(|digest| chosen.volume_of(digest));
+    let (base, has_base) = match &template {
+        Some(template) => (Some(template.volume(&chosen).await?.volume), true),
+        None => image(&chosen, digest.as_ref()).await?,
+    };
     let registry = Registry::open_existing(online.dirs)?;
     let newest = match &registry {
         Some(registry) => {
@@ -49,9 +59,7 @@ pub async fn look(
     let there = OnTarget {
         name: target.clone(),
         node: server.target.is_auto.then(|| chosen.target.node.clone()),
-        has_base: images
-            .iter()
-            .any(|image| Some(&image.volume) == base.as_ref()),
+        has_base,
         base,
         version,
         drift: drift.unwrap_or_default(),
@@ -59,10 +67,48 @@ pub async fn look(
     Ok((outlook, there))
 }
 
-/// What the base image is known by; none if it has to be fetched for that.
+/// The template that the build begins from; none for an image, or for one that is not built yet.
+async fn template(
+    server: &Proxmox,
+    plan: &Plan,
+    resolved: &Resolved,
+    online: &Online<'_>,
+) -> Result<Option<SourceTemplate>> {
+    let is_built = matches!(plan.source, Spec::Built { .. });
+    if is_built && resolved.expected.is_none() {
+        return Ok(None);
+    }
+    let found = SourceTemplate::find(server, &plan.source, resolved, online.dirs).await?;
+    let template = match found {
+        Some(template) if is_built => template,
+        found => return Ok(found),
+    };
+    match template.nodes(server).await {
+        Ok(_) => Ok(Some(template)),
+        // One that is gone is built again first.
+        Err(error) if error.get_kind() == Kind::Conflict => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What the image of this digest is called on the build's node, if that is known, and whether it is there.
+async fn image(chosen: &Proxmox, digest: Option<&Digest>) -> Result<(Option<String>, bool)> {
+    let images = chosen.images().await;
+    let images =
+        images.map_err(|failure| failure.during(format!("looking at {}", chosen.target.name)))?;
+    let base = digest.map(|digest| chosen.volume_of(digest));
+    let is_it = |image: &StoredImage| Some(&image.volume) == base.as_ref();
+    let is_there = images.iter().any(is_it);
+    Ok((base, is_there))
+}
+
+/// What the base image is known by; none if it has to be fetched or built for that.
 async fn digest(plan: &Plan, resolved: &Resolved, online: &Online<'_>) -> Result<Option<Digest>> {
     // Asking nix means building.
-    if resolved.expected.is_some() || matches!(plan.source, Spec::Nixos { .. }) {
+    if matches!(plan.source, Spec::Nixos { .. } | Spec::Built { .. }) {
+        return Ok(None);
+    }
+    if resolved.expected.is_some() {
         return Ok(resolved.expected.clone());
     }
     let cx = source::Context {

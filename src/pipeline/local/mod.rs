@@ -25,9 +25,10 @@ use crate::plan::{Base, Keys, Plan, Step};
 use crate::provenance::statement::Reading;
 use crate::record;
 use crate::run::{Resource, Run};
-use crate::source::{self, BaseImage, Format};
+use crate::source::{self, BaseImage, Format, Spec};
 use crate::ssh::Login;
 use crate::store;
+use crate::store::registry::on_target;
 use stack::{Setting, Stack};
 use workbench::Workbench;
 
@@ -65,6 +66,23 @@ pub(super) async fn build(
     };
     remember(run, &keys, &done);
     Ok(done.artifact)
+}
+
+/// Refuses what cannot be built on this machine.
+pub(super) fn refuse(plan: &Plan) -> Result<()> {
+    let (what, target) = match &plan.source {
+        Spec::Template { template } => (format!("the template {template}"), "NAME"),
+        Spec::Version { reference } => match on_target(&reference.image) {
+            Some((target, _)) => (reference.to_string(), target),
+            None => return Ok(()),
+        },
+        _ => return Ok(()),
+    };
+    Err(Error::new(format!("building {}", plan.name))
+        .kind(Kind::Usage)
+        .cause(format!("{what} is on a target, not on this machine"))
+        .hint(format!("build it there: --target {target}"))
+        .faults(plan.fault(&plan.source_span, "only on a target")))
 }
 
 /// Builds with the layers that are there, and leaves layers behind, however it ends.

@@ -49,7 +49,7 @@ pub(super) fn label(
     let statement = statement.and_then(|(_, bytes)| digests(bytes).remove("sha256"));
     let facts = [
         ("disk", format!("sha256:{}", template.disk)),
-        ("base image", base.volume.clone()),
+        ("base", base.volume.clone()),
         ("build", bench.run.id.clone()),
         (
             "statement",

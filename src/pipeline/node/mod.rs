@@ -5,6 +5,7 @@ mod label;
 mod layers;
 mod look;
 mod phases;
+mod source;
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -12,15 +13,18 @@ use std::time::Duration;
 use super::bench::{Bench, output_lock};
 use super::{Artifact, Beginning, Caching, Options, build_image, own_keys, remember, reserve};
 use crate::backend::proxmox::machine::{Copy, Template};
-use crate::backend::proxmox::{self, Cluster, Proxmox, StoredImage, Wish};
+use crate::backend::proxmox::{Cluster, Proxmox, StoredImage, Wish};
 use crate::error::{Error, Kind, Result};
 use crate::plan::{Base, Keys, Plan};
 use crate::record::TemplateFile;
 use crate::run::Run;
-use crate::source::{self, Spec};
+use crate::source::{Digest, Spec};
 use crate::ssh::Login;
+use crate::store::registry::on_target;
 use layers::Layers;
 pub use layers::{Layer, deepest};
+use source::Source;
+pub use source::Template as SourceTemplate;
 
 /// Builds what the plan says.
 pub(super) async fn build(
@@ -30,13 +34,10 @@ pub(super) async fn build(
     run: &Run,
     login: &mut Option<Login>,
 ) -> Result<Artifact> {
-    refuse(plan)?;
     let _output = output_lock(plan, run)?;
     let started = jiff::Timestamp::now();
-    let resolving = source::resolve(&plan.source, options.source);
-    let resolved = run.phase("resolve", resolving).await?;
-    let identified = proxmox::identify(&resolved, options.source, run).await?;
-    let basis = identified.basis.clone();
+    let source = Source::find(cluster.server(), plan, options.source, run).await?;
+    let basis = source.basis.clone();
     let of_base = base(plan, &basis.digest);
     let keys = own_keys(plan, &of_base, options, run)?;
     let is_there = async |artifact: &Artifact| match &artifact.template {
@@ -55,7 +56,12 @@ pub(super) async fn build(
         Beginning::Version(registry, version) => (registry, version),
     };
     let bench = Bench::prepare(plan, options, run, started, (registry, version)).await?;
-    let wish = wish(plan, options.caching, Some(&keys));
+    let wish = Wish {
+        nodes: run
+            .unless_interrupted(source.nodes(cluster.server()))
+            .await?,
+        ..wish(plan, options.caching, Some(&keys))
+    };
     let tell = |text: &str| run.events.note(text);
     let seat = run.phase("node", cluster.seat(&wish, tell)).await?;
     let server = &seat.server;
@@ -63,13 +69,13 @@ pub(super) async fn build(
     let others = run
         .unless_interrupted(server.for_replicas(&wish, tell))
         .await?;
-    let brought = proxmox::import(server, &resolved, identified, options.source, run).await?;
+    let image = source.bring(server, options.source, run).await?;
     let mut node = Node {
         server,
         others: &others,
         replicas: RefCell::default(),
         bench: &bench,
-        image: brought.image,
+        image,
         layers: Layers::new(server, &bench, &keys),
         machines: Cell::new(0),
         boot: Duration::ZERO,
@@ -82,7 +88,7 @@ pub(super) async fn build(
     Ok(done.artifact)
 }
 
-/// What a build wants of a node; its layers only if their keys are known.
+/// What a build wants of a node, wherever it begins from; its layers only if their keys are known.
 pub fn wish(plan: &Plan, caching: &Caching, keys: Option<&Keys>) -> Wish {
     let layers = keys.map(|keys| layers::tags(plan, caching, keys));
     Wish {
@@ -90,6 +96,7 @@ pub fn wish(plan: &Plan, caching: &Caching, keys: Option<&Keys>) -> Wish {
         memory: plan.machine.memory,
         images: plan.proxmox.hardware.storage.clone(),
         bridge: plan.proxmox.hardware.bridge.clone(),
+        nodes: None,
     }
 }
 
@@ -123,7 +130,7 @@ async fn copy(server: &Proxmox, plan: &Plan, artifact: &Artifact, run: &Run) -> 
 }
 
 /// What keys of layers depend on besides the plan.
-pub fn base(plan: &Plan, digest: &source::Digest) -> Base {
+pub fn base(plan: &Plan, digest: &Digest) -> Base {
     Base {
         digest: digest.hex.clone(),
         // That of the image, where the recipe says none.
@@ -132,17 +139,23 @@ pub fn base(plan: &Plan, digest: &source::Digest) -> Base {
 }
 
 /// Refuses what cannot be built on a target.
-pub fn refuse(plan: &Plan) -> Result<()> {
-    let error = Error::new(format!("building {} on a target", plan.name)).kind(Kind::Usage);
+pub(super) fn refuse(plan: &Plan, target: &str) -> Result<()> {
+    let error = Error::new(format!("building {} on {target}", plan.name)).kind(Kind::Usage);
     if plan.import {
         return Err(error
             .cause("its image is taken as it is, without a machine")
             .hint("`imgbuild image pull --target` brings an image to a target as it is"));
     }
-    match plan.source {
-        Spec::Built { .. } | Spec::Version { .. } => Err(error
-            .cause("it is built on an image of yours that is on this machine, not on the target")
-            .hint("put the steps of both into one recipe: layers keep what did not change")),
+    let Spec::Version { reference } = &plan.source else {
+        return Ok(());
+    };
+    match on_target(&reference.image) {
+        Some((other, _)) if other != target => Err(error
+            .cause(format!("{reference} is on the target {other}"))
+            .hint(format!(
+                "build on {other} with --target {other}, or name an image that was built on {target}"
+            ))
+            .faults(plan.fault(&plan.source_span, format!("not on {target}")))),
         _ => Ok(()),
     }
 }

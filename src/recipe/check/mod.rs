@@ -51,6 +51,7 @@ pub fn base(base: &Base, faults: &mut Vec<Fault>) {
         span(&base.file),
         span(&base.recipe),
         span(&base.image),
+        base.template.as_ref().map(Spanned::span),
     ];
     let given: Vec<_> = kinds.into_iter().flatten().collect();
     match given.as_slice() {
@@ -59,13 +60,13 @@ pub fn base(base: &Base, faults: &mut Vec<Fault>) {
                 0..0,
                 "[source] does not say where the base image comes from",
             )
-            .hint("give one of `ubuntu`, `debian`, `nixos`, `url`, `file`, `recipe` and `image`"),
+            .hint("give one of `ubuntu`, `debian`, `nixos`, `url`, `file`, `recipe`, `image` and `template`"),
         ),
         [_] => {}
         [_, others @ ..] => {
             for other in others {
                 faults.push(Fault::new(other.clone(), "a second source").hint(
-                    "give exactly one of `ubuntu`, `debian`, `nixos`, `url`, `file`, `recipe` and `image`",
+                    "give exactly one of `ubuntu`, `debian`, `nixos`, `url`, `file`, `recipe`, `image` and `template`",
                 ));
             }
         }
@@ -107,6 +108,15 @@ pub fn base(base: &Base, faults: &mut Vec<Fault>) {
     if let (Some(built), Some(extra)) = (built, download.chain(&base.mirrors).next()) {
         let fault = Fault::new(extra.span(), "such an image is built, not downloaded");
         faults.push(fault.hint(format!("`{built}` says what it is")));
+    }
+    let extra = [&base.sha256, &base.checksums].into_iter().flatten();
+    if let (Some(_), Some(extra)) = (&base.template, extra.chain(&base.mirrors).next()) {
+        let fault = Fault::new(
+            extra.span(),
+            "a template stays on its server, which does not give its bytes",
+        );
+        faults
+            .push(fault.hint("remove this; the record says what the server says of the template"));
     }
     together(base, faults);
 }

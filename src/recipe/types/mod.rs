@@ -14,7 +14,7 @@ use serde_json::json;
 pub use super::data::Data;
 use super::schema::{self, pattern};
 use super::spanned::Spanned;
-pub use super::value::{Address, Cache, Cpus, FileOrTable, Mode, Size, Timeout};
+pub use super::value::{Address, Cache, Cpus, FileOrTable, Mode, Size, Template, Timeout};
 pub use step::*;
 pub use target::*;
 
@@ -63,7 +63,7 @@ pub struct Secret {
     pub saved_memory: bool,
 }
 
-/// The base image: exactly one of `ubuntu`, `debian`, `nixos`, `url`, `file`, `recipe` and `image`.
+/// The base image: exactly one of `ubuntu`, `debian`, `nixos`, `url`, `file`, `recipe`, `image` and `template`.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[schemars(transform = schema::one_source)]
@@ -84,12 +84,16 @@ pub struct Base {
     /// A file on this machine, used where it is and never written to.
     #[schemars(example = &"../images/base.qcow2")]
     pub file: Option<Spanned<String>>,
-    /// The path of another recipe. Its image is built first, and this one is built on it.
+    /// The path of another recipe. Its image is built first, in the same place, and this one is built on it.
     #[schemars(example = &"base.toml")]
     pub recipe: Option<Spanned<String>>,
     /// A version in the registry: `base@7` by its number or label, `base@stable` that a channel points to, `base` the newest.
+    /// With `--target` one on that target.
     #[schemars(extend("pattern" = pattern::VERSION), example = &"base@stable")]
     pub image: Option<Spanned<String>>,
+    /// A template on the target, by its id or its name, whoever has made it. Only with `--target`.
+    #[schemars(example = 9000)]
+    pub template: Option<Spanned<Template>>,
     /// The digest that the image must have. With `url` or `file`.
     #[schemars(extend("pattern" = pattern::SHA256), example = &schema::SAMPLE_DIGEST)]
     pub sha256: Option<Spanned<String>>,
@@ -117,6 +121,13 @@ pub struct Base {
     #[serde(default)]
     #[schemars(example = true)]
     pub import: bool,
+}
+
+impl Base {
+    /// Whether it is nothing that is fetched: imgbuild builds it, or it is a template.
+    pub fn is_built_or_there(&self) -> bool {
+        self.recipe.is_some() || self.image.is_some() || self.template.is_some()
+    }
 }
 
 /// An image from a flake.

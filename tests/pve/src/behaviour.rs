@@ -124,6 +124,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "import-from with an absolute path is for root@pam."),
     row(CREATING, "a_missing_source_fails_in_the_task", Observed,
         "Whether import-from names a file that is there is seen by the task, and not by the POST. Nothing stays of the VM."),
+    row(CREATING, "a_disk_of_a_vm_is_imported_with_the_right_to_clone_that", Read,
+        "import-from may name a disk of a VM or template of the same node, for who has VM.Clone on that. It is locked meanwhile."),
     row(CREATING, "an_import_keeps_its_format", Observed,
         "The disk has the source's format unless format= says another one."),
     row(CREATING, "the_configuration_names_the_disks", Observed,

@@ -240,6 +240,8 @@ pub struct Wish {
     pub images: Option<String>,
     /// The bridge of its machines, if that is not the target's.
     pub bridge: Option<String>,
+    /// The nodes that have the template that it begins from, if it begins from one.
+    pub nodes: Option<Vec<String>>,
 }
 
 /// One build's place on a node.
@@ -336,6 +338,12 @@ impl Cluster {
         };
         if !node.is_online {
             found.unfit.push("it is offline".into());
+            return found;
+        }
+        let nodes = wish.nodes.as_ref();
+        if nodes.is_some_and(|nodes| !nodes.contains(&node.name)) {
+            let why = "it does not have the template that is built on";
+            found.unfit.push(why.into());
             return found;
         }
         if node.memory.is_none() {

@@ -15,6 +15,7 @@ mod published;
 mod remove;
 mod replica;
 mod site;
+mod standing;
 mod template;
 
 use std::net::IpAddr;
@@ -45,6 +46,7 @@ use operate::OPERATION;
 pub use published::{Drift, Located, fixed_tags};
 pub use remove::{Fate, Removal, remove};
 use site::Site;
+pub use standing::Standing;
 pub use template::{Label, Template};
 
 /// How long the node may take to put a seed in its place.
@@ -55,7 +57,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 
 /// What a machine's disk begins as.
 pub enum Origin<'s> {
-    /// A copy of a base image.
+    /// A copy of a base image, or of a template's disk.
     Image(&'s StoredImage),
     /// An overlay on the disk of the layer of this id, which has a machine's hardware.
     Layer(u32),

@@ -82,6 +82,14 @@ impl Proxmox {
 
     /// The configuration of a machine; `None` if there is none of this id.
     pub async fn machine_config(&self, vmid: u32) -> Result<Option<Config>, Failure> {
+        self.config_as(vmid).await
+    }
+
+    /// Of the same as much as `T` reads.
+    pub(super) async fn config_as<T: DeserializeOwned>(
+        &self,
+        vmid: u32,
+    ) -> Result<Option<T>, Failure> {
         let call = Call::get(self.machine_path(vmid, &["config"]));
         match self.client.call(call).await {
             Ok(config) => Ok(Some(config)),

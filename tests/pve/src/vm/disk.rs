@@ -2,11 +2,14 @@
 
 use std::path::PathBuf;
 
+use tokio::sync::OwnedRwLockReadGuard;
+
 use crate::cluster::Cluster;
 use crate::fault::What;
 use crate::image;
 use crate::reply::Failure;
 use crate::storage::{self, Store, Volume};
+use crate::vm::CLONE_LOCK;
 
 /// `FILE,option=value,…`.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +81,13 @@ impl std::fmt::Display for Drive {
 pub fn is_drive(name: &str) -> bool {
     let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
     stem != name && ["ide", "sata", "scsi", "virtio", "efidisk", "tpmstate"].contains(&stem)
+}
+
+/// The VM whose disk a volume is, by its name: `STORE:100/vm-100-disk-0.qcow2`, of a linked clone with its base before that.
+pub fn owner(volume: &str) -> Option<u32> {
+    let (_, name) = volume.split_once(':')?;
+    let (folders, _) = name.rsplit_once('/')?;
+    folders.rsplit('/').next()?.parse().ok()
 }
 
 /// A disk that is taken out of use has such a key.
@@ -217,9 +227,28 @@ impl Maker<'_> {
         format: Option<&str>,
         made: &mut Made,
     ) -> Result<PathBuf, String> {
+        let _lock = match owner(source) {
+            Some(owner) => Some(self.reading(owner).await?),
+            None => None,
+        };
         let (_, source) = storage::volume(self.cluster, self.node, source).map_err(said)?;
         self.copy(store, &source, format.unwrap_or(&source.format), made)
             .await
+    }
+
+    /// Keeps a VM of this node as it is while its disk is read.
+    async fn reading(self, owner: u32) -> Result<OwnedRwLockReadGuard<()>, String> {
+        let node = self
+            .cluster
+            .world()
+            .vms
+            .get(&owner)
+            .map(|vm| vm.node.clone());
+        if node.is_some_and(|node| node != self.node) {
+            return Err(format!("owner VM {owner} not on local node"));
+        }
+        let patience = self.cluster.wait(CLONE_LOCK);
+        self.cluster.locks.shared(owner, patience).await
     }
 
     /// Copies a volume to a new disk of this format.

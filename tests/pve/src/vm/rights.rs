@@ -166,10 +166,10 @@ fn space(context: &Context, name: &str, value: &str) -> Result<(), Failure> {
         let any = ["Datastore.AllocateSpace", "Datastore.Audit"];
         context.check(&format!("/storage/{store}"), &any)?;
     }
-    if let Some((store, _)) = drive
-        .get("import-from")
-        .and_then(|source| source.split_once(':'))
-    {
+    let source = drive.get("import-from");
+    if let Some(owner) = source.and_then(disk::owner) {
+        context.check_vm(owner, &["VM.Clone"])?;
+    } else if let Some((store, _)) = source.and_then(|source| source.split_once(':')) {
         let any = ["Datastore.AllocateSpace", "Datastore.Audit"];
         context.check(&format!("/storage/{store}"), &any)?;
     }

@@ -1,4 +1,4 @@
-use pve_lab::{Fault, Server, Setup, What};
+use pve_lab::{Fault, Server, Setup, Storage, What};
 
 use crate::client::{Client, form, qcow2};
 
@@ -47,6 +47,44 @@ fn a_missing_source_fails_in_the_task() {
         "unable to create VM 100 - volume 'local:import/nope.qcow2' does not exist"
     );
     assert_eq!(server.inventory(), before);
+}
+
+#[test]
+fn a_disk_of_a_vm_is_imported_with_the_right_to_clone_that() {
+    const WHO: &str = "some@pve!ci";
+    let setup = Setup::new().node("pve2").token(WHO, "secret");
+    let setup = setup
+        .storage(Storage::new("both").holding(&["images"]).shared())
+        .grant("/storage", WHO, &["Datastore.AllocateSpace"])
+        .grant("/vms", WHO, &["VM.Allocate", "VM.Config.Disk"]);
+    let server = Server::start(setup);
+    let client = Client::new(&server);
+    client.has_vm(100, &[("scsi0", "both:0.01,format=qcow2")]);
+    let converted = client.post(&client.vm(100, "/template"), "");
+    assert_eq!(client.task(&converted), "OK");
+    let source = "both:100/base-100-disk-0.qcow2";
+    let create = |node: &str, vmid: &str| {
+        let disk = format!("local:0,import-from={source}");
+        let parameters = form(&[("vmid", vmid), ("scsi0", &disk)]);
+        (format!("/nodes/{node}/qemu"), parameters)
+    };
+    let (path, parameters) = create("pve", "101");
+    let refused = Client::with_token(&server, WHO, "secret").post(&path, &parameters);
+    refused.is(403, "Permission check failed (/vms/100, VM.Clone)");
+    assert_eq!(client.task(&client.post(&path, &parameters)), "OK");
+    let config = client.config(101);
+    assert!(
+        config["scsi0"]
+            .as_str()
+            .unwrap()
+            .starts_with("local:101/vm-101-disk-0.qcow2,")
+    );
+    let (path, parameters) = create("pve2", "102");
+    let exit = client.task(&client.post(&path, &parameters));
+    assert_eq!(
+        exit,
+        "unable to create VM 102 - owner VM 100 not on local node"
+    );
 }
 
 #[test]
