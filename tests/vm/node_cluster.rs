@@ -1,12 +1,11 @@
 //! Builds on any node of a Proxmox VE cluster, whose templates are copied to the others. Their guests are sandboxes.
 
-mod lab;
-
 use std::collections::BTreeSet;
 
+use crate::lab;
+use crate::lab::Image;
+use crate::lab::node::Node;
 use imgbuild::record::TemplateFile;
-use lab::Image;
-use lab::node::Node;
 use pve_lab::Setup;
 
 const GIB: u64 = 1 << 30;

@@ -1,9 +1,7 @@
 //! Builds on a Proxmox VE node whose recipe forbids a second machine for looking at the disk: the guest itself reads it.
 
-mod lab;
-
-use lab::node::Node;
-use lab::{Ended, Image};
+use crate::lab::node::Node;
+use crate::lab::{Ended, Image};
 use pve_lab::Setup;
 use serde_json::Value;
 

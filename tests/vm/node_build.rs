@@ -1,16 +1,15 @@
 //! Builds on a Proxmox VE node, from the cloud image to the template. With guests in QEMU where it matters what is on the disk,
 //! else in sandboxes, whose disks stay as they were.
 
-mod lab;
-
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::process::Command;
 
-use lab::node::{Node, VARIABLE};
-use lab::server::Server as Web;
-use lab::{Ended, Image};
+use crate::lab;
+use crate::lab::node::{Node, VARIABLE};
+use crate::lab::server::Server as Web;
+use crate::lab::{Ended, Image};
 use pve_lab::{Fault, SECRET, Setup, What};
 use serde_json::Value;
 

@@ -1,10 +1,8 @@
 //! Builds on a Proxmox VE node that begin from a template there: another version, or somebody else's. Their guests are sandboxes.
 
-mod lab;
-
+use crate::lab::node::Node;
+use crate::lab::{Ended, Image};
 use imgbuild::record::TemplateFile;
-use lab::node::Node;
-use lab::{Ended, Image};
 use pve_lab::Setup;
 use serde_json::Value;
 

@@ -1,12 +1,10 @@
 //! A machine on a Proxmox VE node, as `imgbuild doctor --boot` has it: made, found, used and removed.
 
-mod lab;
-
 use std::process::Stdio;
 use std::time::Duration;
 
-use lab::node::{Disk, Node, recipe_by_file};
-use lab::{Ended, Image};
+use crate::lab::node::{Disk, Node, recipe_by_file};
+use crate::lab::{Ended, Image};
 use pve_lab::{Fault, Setup, What};
 
 const AGENT: &str = "/nodes/*/qemu/*/agent/*";

@@ -1,12 +1,13 @@
 //! The disk of a template on a Proxmox VE node, read in a helper guest.
 
-mod lab;
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lab;
+use crate::lab::Image;
+use crate::lab::node::{Node, plain_hardware};
 use imgbuild::backend::proxmox::machine::inspect::Inspector;
 use imgbuild::backend::proxmox::machine::{Door, Lease, Origin as Source, Start, Whereabouts};
 use imgbuild::backend::proxmox::{Proxmox, StoredImage};
@@ -20,8 +21,6 @@ use imgbuild::seal::{self, Evidence};
 use imgbuild::seed::{self, Announce, Extra, Identity, Stages};
 use imgbuild::source::Format;
 use imgbuild::store::Dirs;
-use lab::Image;
-use lab::node::{Node, plain_hardware};
 use pve_lab::{SECRET, Setup, TOKEN};
 
 const TEMPLATE: u32 = 8000;
