@@ -3,6 +3,7 @@
 mod lab;
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use lab::Ended;
 use lab::node::{Disk, Node, VARIABLE, recipe_by_file, recipe_by_url};
@@ -148,6 +149,19 @@ fn answers_that_do_not_come_cost_time_and_nothing_else() {
             assert_eq!(asked, 1, "what was done is not done again: {what:?} {path}");
         }
     }
+}
+
+#[test]
+fn a_task_is_waited_for_while_the_server_is_away_for_some_seconds() {
+    let node = Node::start("pve away", Setup::new());
+    let disk = Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    // Longer than single calls are tried.
+    let lasting = Duration::from_secs(6);
+    let fault = Fault::on("GET", "/nodes/*/tasks/*/status");
+    node.server.inject(fault.with(What::Refused { lasting }));
+    node.pull(&recipe_by_file(&node.lab, "disk.qcow2"))
+        .with_code(0);
+    node.assert_only(&disk.file, disk.size());
 }
 
 #[test]

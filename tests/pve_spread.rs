@@ -5,8 +5,9 @@ mod lab;
 use std::cell::RefCell;
 use std::task::{Context, Poll, Waker};
 
+use imgbuild::backend::proxmox::machine::{Disk, Extras, Network};
 use imgbuild::backend::proxmox::{Cluster, Wish};
-use lab::node::Node;
+use lab::node::{Node, plain_hardware};
 use pve_lab::Setup;
 
 const GIB: u64 = 1 << 30;
@@ -72,6 +73,49 @@ async fn a_fixed_node_has_the_same_limit_and_is_not_looked_at() {
     drop(first);
     assert_eq!(second.await.unwrap().server.target.node, "pve2");
     assert_eq!(node.server.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_node_without_what_the_template_has_besides_is_not_gone_to() {
+    let (_node, cluster) = cluster("pve spread extras", "node = \"auto\"").await;
+    let disk = Disk {
+        size: GIB,
+        storage: Some("tank".into()),
+        backup: true,
+    };
+    let card = Network {
+        model: "virtio".into(),
+        bridge: Some("vmbr9".into()),
+        vlan: None,
+        mtu: None,
+        firewall: false,
+    };
+    let extras = plain_hardware().template;
+    for (extras, told) in [
+        (
+            Extras {
+                disks: vec![disk],
+                ..extras.clone()
+            },
+            "storage tank (images)",
+        ),
+        (
+            Extras {
+                networks: Some(vec![card]),
+                ..extras.clone()
+            },
+            "bridge vmbr9",
+        ),
+    ] {
+        let want = Wish {
+            extras: Some(extras),
+            ..wish(GIB)
+        };
+        let error = cluster.seat(&want, |_| {}).await.err().unwrap();
+        assert!(error.to_string().contains("none can be used"), "{error}");
+        let detail = format!("{:?}", error.get_detail());
+        assert!(detail.contains(told), "{detail}");
+    }
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::call::{Call, Path};
 use super::error::{Failure, NotSent, Why};
-use super::machine::{Found, Hardware};
+use super::machine::{Extras, Found, Hardware};
 use super::privilege::{self, Need};
 use super::storage::Storage;
 use super::{Everywhere, Proxmox, Trust, Wish, number};
@@ -201,17 +201,24 @@ async fn privileges(server: &Proxmox, need: &Need) -> Finding {
 }
 
 impl Proxmox {
-    /// Why no machine can be made on the node, as far as its storages and its bridge tell. It only reads.
-    pub(super) async fn unfit(&self) -> Vec<String> {
+    /// Why no machine can be made on the node, and no template that has this besides, as far as storages and bridges tell. It
+    /// only reads.
+    pub(super) async fn unfit(&self, extras: Option<&Extras>) -> Vec<String> {
         let known = match self.storages().await {
             Ok(known) => known,
             Err(failure) => return vec![failure.to_string()],
         };
-        let roles = self.target.storages();
+        let disks = extras.into_iter().flat_map(|extras| &extras.disks);
+        let disks = disks.filter_map(|disk| Some((disk.storage.as_deref()?, "images")));
+        let roles: BTreeSet<_> = self.target.storages().chain(disks).collect();
         let mut findings: Vec<_> = roles
+            .into_iter()
             .map(|(name, content)| storage(name, content, &known))
             .collect();
-        if let Some(bridge) = &self.target.bridge {
+        let cards = extras.into_iter().flat_map(|extras| &extras.networks);
+        let bridges = cards.flatten().filter_map(|card| card.bridge.as_ref());
+        let bridges: BTreeSet<_> = bridges.chain(&self.target.bridge).collect();
+        for bridge in bridges {
             findings.push(network(self, bridge).await);
         }
         findings.retain(|finding| finding.state == State::Missing);

@@ -148,6 +148,11 @@ impl Why {
         }
     }
 
+    /// Whether it may be otherwise in a moment: a daemon is being restarted, or something on the way.
+    pub fn may_pass(&self) -> bool {
+        self.is_unsent() || self.is_uncertain()
+    }
+
     /// Whether the server refused who we are.
     pub fn is_unauthorized(&self) -> bool {
         self.status() == Some(401)

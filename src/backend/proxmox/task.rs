@@ -29,6 +29,9 @@ const YOUNG: Duration = Duration::from_secs(2);
 /// How often an older one is looked at.
 const PACE: Duration = Duration::from_secs(1);
 
+/// How long the server may be away while a task is waited for: its daemons are restarted by updates and by its own log rotation.
+const OUTAGE: Duration = Duration::from_secs(60);
+
 /// How long an aborted task may take to end. Proxmox VE gives it 5 s before it kills it.
 const ABORT: Duration = Duration::from_secs(30);
 
@@ -210,13 +213,23 @@ impl TaskFailure {
 }
 
 impl Proxmox {
-    /// Waits for the end of a task. After `deadline` it is an error; aborting the task is its guard's affair.
+    /// Waits for the end of a task. After `deadline` it is an error; aborting the task is its guard's affair. A server that
+    /// cannot be reached for a moment does not matter: the task goes on meanwhile.
     pub async fn follow(&self, upid: &Upid, deadline: Duration) -> Result<(), Ended> {
         let began = Instant::now();
+        let mut heard = began;
         let doing = || format!("waiting for the task {upid}");
         loop {
-            let status = self.task_status(upid).await;
-            let status = status.map_err(|failure| Ended::Untold(failure.during(doing())))?;
+            let status = match self.task_status(upid).await {
+                Ok(status) => status,
+                Err(failure) if failure.why.may_pass() && heard.elapsed() < OUTAGE => {
+                    tracing::debug!("{failure}; asking again");
+                    tokio::time::sleep(pace(began.elapsed())).await;
+                    continue;
+                }
+                Err(failure) => return Err(Ended::Untold(failure.during(doing()))),
+            };
+            heard = Instant::now();
             match status.ended() {
                 Some(Ok(())) => return Ok(()),
                 Some(Err(exit)) => {

@@ -96,6 +96,7 @@ pub fn wish(plan: &Plan, caching: &Caching, keys: Option<&Keys>) -> Wish {
         memory: plan.machine.memory,
         images: plan.proxmox.hardware.storage.clone(),
         bridge: plan.proxmox.hardware.bridge.clone(),
+        extras: Some(plan.proxmox.hardware.template.clone()),
         nodes: None,
     }
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::call::{Call, Path};
 use super::error::Failure;
+use super::machine::Extras;
 use super::{Proxmox, Target, number, privilege};
 use crate::error::{Error, Result};
 use choice::{Candidate, Choice, choose};
@@ -206,7 +207,7 @@ impl Proxmox {
                 Some(_) => {}
             }
             let as_wished = server.with(wish);
-            let why = as_wished.unfit().await;
+            let why = as_wished.unfit(wish.extras.as_ref()).await;
             if !why.is_empty() {
                 return Err(Error::new(doing(name)).cause(why.join("; ")));
             }
@@ -240,6 +241,8 @@ pub struct Wish {
     pub images: Option<String>,
     /// The bridge of its machines, if that is not the target's.
     pub bridge: Option<String>,
+    /// What its template has besides.
+    pub extras: Option<Extras>,
     /// The nodes that have the template that it begins from, if it begins from one.
     pub nodes: Option<Vec<String>>,
 }
@@ -354,7 +357,7 @@ impl Cluster {
             ));
         }
         let server = self.server.on(&node.name).with(wish);
-        found.unfit.extend(server.unfit().await);
+        found.unfit.extend(server.unfit(wish.extras.as_ref()).await);
         if found.unfit.is_empty() && !wish.layers.is_empty() {
             match server.machines().await {
                 Ok(machines) => {
