@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lab::Ended;
 use lab::node::{Disk, Node, VARIABLE, recipe_by_file, recipe_by_url};
-use pve_lab::{Fault, SECRET, Setup, TOKEN, What};
+use pve_lab::{Fault, SECRET, Setup, Storage, TOKEN, What};
 
 const UPLOAD: &str = "/nodes/*/storage/*/upload";
 const DOWNLOAD: &str = "/nodes/*/storage/*/download-url";
@@ -98,6 +98,21 @@ fn an_image_with_another_digest_reaches_neither_the_node_nor_the_cache() {
         .with_code(6)
         .saying("its content is not the expected one");
     node.assert_nothing_left();
+}
+
+#[test]
+fn nothing_is_sent_to_a_storage_that_takes_no_images() {
+    let store = Storage::new("plain").holding(&["iso"]);
+    let node = Node::start("pve no import", Setup::new().storage(store));
+    Disk::make(&node.lab, "disk.qcow2", "qcow2");
+    let project = std::fs::read_to_string(node.lab.path("imgbuild.toml")).unwrap();
+    let plain = project.replace("import = \"local\"", "import = \"plain\"");
+    node.lab.write("imgbuild.toml", plain);
+    node.pull(&recipe_by_file(&node.lab, "disk.qcow2"))
+        .with_code(1)
+        .saying("storage plain (import): it does not hold `import`")
+        .saying("pvesm set plain --content iso,import");
+    assert_eq!(node.calls("POST", "/upload"), 0);
 }
 
 #[test]

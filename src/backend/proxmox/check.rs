@@ -201,6 +201,18 @@ async fn privileges(server: &Proxmox, need: &Need) -> Finding {
 }
 
 impl Proxmox {
+    /// Why a storage of the node cannot take this kind of content, as far as the node tells.
+    pub(super) async fn unsuitable(
+        &self,
+        name: &str,
+        content: &str,
+    ) -> Result<Option<String>, Failure> {
+        let known = self.storages().await?;
+        let finding = storage(name, content, &known);
+        let is_missing = finding.state == State::Missing;
+        Ok(is_missing.then(|| format!("{}: {}", finding.what, finding.told)))
+    }
+
     /// Why no machine can be made on the node, and no template that has this besides, as far as storages and bridges tell. It
     /// only reads.
     pub(super) async fn unfit(&self, extras: Option<&Extras>) -> Vec<String> {

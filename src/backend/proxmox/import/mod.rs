@@ -159,7 +159,8 @@ impl Import<'_> {
         Ok(image)
     }
 
-    /// The server hangs up on an upload that it does not want, in the middle and without a word, so it is asked before.
+    /// The server hangs up on an upload that the login may not make, in the middle and without a word, and keeps what came of one
+    /// that the storage does not take (`/var/tmp/pveupload-*`), so it is asked before.
     async fn refuse_forbidden(&self, file: &str) -> Result<()> {
         const PRIVILEGE: &str = "Datastore.AllocateTemplate";
         let server = self.server;
@@ -167,11 +168,15 @@ impl Import<'_> {
         let path = format!("/storage/{}", server.target.import);
         let held = server.privileges(&path).await;
         let held = held.map_err(|failure| failure.during(doing.as_str()))?;
-        match held.iter().any(|held| held == PRIVILEGE) {
-            true => Ok(()),
-            false => Err(Error::new(doing)
+        if held.iter().all(|held| held != PRIVILEGE) {
+            return Err(Error::new(doing)
                 .cause(format!("the privilege {PRIVILEGE} on {path} is missing"))
-                .hint(privilege::grant(PRIVILEGE, &path, server.client.identity()))),
+                .hint(privilege::grant(PRIVILEGE, &path, server.client.identity())));
+        }
+        let why = server.unsuitable(&server.target.import, "import").await;
+        match why.map_err(|failure| failure.during(doing.as_str()))? {
+            Some(why) => Err(Error::new(doing).cause(why)),
+            None => Ok(()),
         }
     }
 
