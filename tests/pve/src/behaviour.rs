@@ -16,11 +16,13 @@ pub struct Behaviour {
 pub enum Known {
     /// Observed on 8.4.
     Observed,
+    /// Not observed on 8.4 so, but seen on the API daemons of 9.2, which ran outside a real node.
+    Compared,
     /// Read in Proxmox's source.
     Read,
 }
 
-use Known::{Observed, Read};
+use Known::{Compared, Observed, Read};
 
 const fn row(area: &'static str, id: &'static str, known: Known, says: &'static str) -> Behaviour {
     Behaviour {
@@ -94,13 +96,15 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row(UPLOADS, "upload_fields_come_in_one_order", Observed,
         "content, checksum-algorithm, checksum, then the file as `filename`. Another order is a 500 without a body."),
     row(UPLOADS, "upload_headers_are_taken_to_the_letter", Observed,
-        "`Content-Disposition: form-data; name=\"…\"` and an unquoted boundary. What is written otherwise is not understood."),
+        "`Content-Disposition: form-data; name=\"…\"`, of the file as its first header, and an unquoted boundary. What is written otherwise is not understood."),
     row(UPLOADS, "fields_after_the_file_are_appended_to_it", Observed,
         "The file goes on to the closing boundary. Fields behind it are ignored, and stored as a part of it."),
+    row(UPLOADS, "an_upload_ends_with_its_closing_boundary", Compared,
+        "However many pieces it comes in, it is answered when the closing boundary has come, and not when as much has come as Content-Length says."),
     row(UPLOADS, "a_stalled_upload_is_dropped", Observed,
         "An upload of which nothing comes for 5 s is dropped without an answer, and nothing of it stays."),
     row(UPLOADS, "a_large_upload_without_rights_is_cut_off", Observed,
-        "A large upload with a wrong token, or without the privilege, ends in a broken pipe. A small one is a 403 without a body."),
+        "A large upload with a wrong token, or without the privilege, ends in a broken pipe. A small one (197 KB were) is a 401 or 403 without a body."),
     row(UPLOADS, "snippets_cannot_be_uploaded", Observed,
         "content is iso, vztmpl or import."),
     row(UPLOADS, "names_for_import_have_known_endings", Observed,
@@ -109,14 +113,20 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "`my iso+file.iso` is stored as `my_iso_file.iso`."),
     row(UPLOADS, "a_wrong_checksum_fails_in_the_task", Observed,
         "An upload with a wrong checksum is answered 200 with a UPID. Its task fails, and the file does not come to be."),
-    row(UPLOADS, "an_upload_names_its_file_in_its_task_s_log", Read,
-        "An upload's UPID has no id. The log says `target file: PATH`, once the checksum is right."),
-    row(UPLOADS, "an_upload_replaces_what_is_there", Read,
+    row(UPLOADS, "an_upload_names_its_file_in_its_task_s_log", Compared,
+        "An upload's UPID has no id. The log says `target node: NODE`, `target file: PATH`, `file size is: N` and `command: cp -- …`, once the checksum is right."),
+    row(UPLOADS, "an_upload_replaces_what_is_there", Compared,
         "An upload is copied over a file of its name. The list says by `ctime` when a file was changed last."),
     row(UPLOADS, "an_upload_with_a_ticket_needs_no_csrf_token", Read,
         "Uploads are the only calls other than GET that a ticket is enough for."),
     row(UPLOADS, "a_download_replaces_nothing", Observed,
         "download-url refuses a name that exists; with a checksum that the file has, it succeeds: `got correct file already`."),
+    row(UPLOADS, "a_download_that_fails_leaves_nothing", Compared,
+        "A 404 ends the task with `download failed: exit code 8`. What cannot be unpacked is found by the task as well."),
+    row(UPLOADS, "an_address_names_its_file_wherever_it_leads", Compared,
+        "query-url-metadata gives the name in the address that was asked for, and the size of what that leads to."),
+    row(UPLOADS, "a_checksum_and_its_algorithm_go_together", Compared,
+        "One without the other is a 400 that names the one that is missing."),
 
     row(CREATING, "import_from_needs_the_size_0", Observed,
         "scsi0=STORE:0,import-from=STORE:import/NAME. Any other size is a 400."),

@@ -387,6 +387,23 @@ pub fn web(files: BTreeMap<String, Vec<u8>>) -> String {
     address
 }
 
+/// A web server that leads whoever asks it to another address.
+pub fn leads_to(other: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = format!(
+        "HTTP/1.1 302 Found\r\nLocation: {other}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
 /// A form, encoded as it must be.
 pub fn form(pairs: &[(&str, &str)]) -> String {
     let encoded = |text: &str| {
