@@ -232,6 +232,21 @@ impl Client {
         status["exitstatus"].as_str().unwrap().to_owned()
     }
 
+    /// All lines of the log of this answer's task.
+    #[track_caller]
+    pub fn log(&self, answer: &Answer) -> Vec<String> {
+        let upid = answer.data();
+        let upid = upid.as_str().unwrap();
+        let node = upid.split(':').nth(1).unwrap();
+        let lines = self
+            .get(&format!("/nodes/{node}/tasks/{upid}/log?limit=0"))
+            .data();
+        let lines = lines.as_array().unwrap().iter();
+        lines
+            .map(|line| line["t"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
     /// Asks again and again until the answer is as wanted.
     #[track_caller]
     pub fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
