@@ -132,12 +132,12 @@ impl Access {
                 let all = here.iter().flat_map(|grant| &grant.privileges);
                 return all.cloned().collect();
             }
-            if path == "/" {
+            // Nobody has anything at what is no path.
+            let Some(cut) = path.rfind('/').filter(|_| path != "/") else {
                 return BTreeSet::new();
-            }
+            };
             exact = false;
-            let cut = path.rfind('/').unwrap_or(0).max(1);
-            path.truncate(cut);
+            path.truncate(cut.max(1));
         }
     }
 

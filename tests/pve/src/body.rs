@@ -5,6 +5,9 @@ use std::time::Duration;
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 
+/// How long an answer waits for the end of a body that it does not need.
+const LINGER: Duration = Duration::from_millis(100);
+
 /// The connection is to be dropped without an answer.
 #[derive(Debug)]
 pub struct Dropped;
@@ -44,6 +47,13 @@ impl Incomplete {
                 }
             }
         }
+    }
+
+    /// Takes what comes with what was read: the answer would be lost to a client that is still sending. What does not come is not
+    /// waited for.
+    pub async fn linger(&mut self) {
+        self.patience = self.patience.min(LINGER);
+        while let Ok(Some(_)) = self.next().await {}
     }
 
     /// All that is left.

@@ -52,8 +52,8 @@ pub struct World {
     pub vms: BTreeMap<u32, Vm>,
     pub tasks: Vec<Task>,
     pub terminals: Vec<Terminal>,
-    /// What `/cluster/resources` says of the VMs, and since when.
-    pub resources: Option<(Instant, Vec<serde_json::Value>)>,
+    /// What `/cluster/resources` says of how the VMs are, and since when.
+    pub resources: Option<(Instant, BTreeMap<u32, serde_json::Value>)>,
 }
 
 impl Cluster {
@@ -125,6 +125,12 @@ impl World {
             .rev()
             .find(|task| task.record.upid == upid);
         found.map(change);
+    }
+
+    /// The storage of this name.
+    pub fn storage(&self, name: &str) -> Result<&Storage, Failure> {
+        let found = self.storages.iter().find(|storage| storage.name == name);
+        found.ok_or_else(|| Failure::died(format!("storage '{name}' does not exist")))
     }
 
     /// The VM with this id, which must be on this node.

@@ -84,6 +84,12 @@ pub async fn dispatch(cluster: &Arc<Cluster>, incoming: Incoming<'_>) -> Reply {
         return Err(Failure::new(595, "No route to host").with_body(Body::Empty));
     }
     context.params.verify(call.params)?;
+    if context.params.flag("skiplock") && context.who != "root@pam" {
+        return Err(Failure::parameter(
+            "skiplock",
+            "Only root may use this option.",
+        ));
+    }
     context.upload = unclaimed.0.take();
     meddle(&context).await;
     within_the_gateway(call, context).await

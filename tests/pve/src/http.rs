@@ -28,9 +28,9 @@ use crate::websocket;
 /// The largest body of a call that is no upload, in bytes.
 const LARGEST: u64 = 512 << 10;
 
-/// What the kernel and TLS can have taken of a call before it is refused. A client that has sent no more than this sees the answer;
-/// one that is still sending sees a broken pipe.
-const BUFFERED: u64 = 16 << 10;
+/// What the kernel takes of a call before it is refused: 197 KB were seen to be. A client that has sent no more than this sees the
+/// answer; one that is still sending sees a broken pipe.
+const BUFFERED: u64 = 256 << 10;
 
 /// One connection.
 pub struct Connection {

@@ -41,14 +41,19 @@ pub async fn upload(context: Context) -> Reply {
             .ok_or_else(|| Failure::died("missing temporary file name"))?,
     );
     let wanted = wanted(&context)?;
+    let node = context.node().to_owned();
     let upid = task::start(&context, "imgcopy", "", |worker| async move {
         worker.log(format!("starting file import from: {}", file.0.display()));
-        if let Some((algorithm, expected)) = &wanted.checksum {
-            compare(&file.0, algorithm, expected).await?;
-            worker.log("calculating checksum...OK, checksum verified");
-        }
+        checksum(&file.0, &wanted, &worker).await?;
         looks_right(&file.0, &wanted)?;
-        worker.log(format!("target file: {}", wanted.path.display()));
+        let size = std::fs::metadata(&file.0)
+            .map_err(|error| error.to_string())?
+            .len();
+        let (from, to) = (file.0.display(), wanted.path.display());
+        worker.log(format!("target node: {node}"));
+        worker.log(format!("target file: {to}"));
+        worker.log(format!("file size is: {size}"));
+        worker.log(format!("command: cp -- {from} {to}"));
         if worker.fault == Some(What::TaskKilled) {
             half(&file.0, &wanted.path).map_err(|error| error.to_string())?;
         }
@@ -69,12 +74,7 @@ pub async fn upload(context: Context) -> Reply {
 pub async fn download(context: Context) -> Reply {
     let wanted = wanted(&context)?;
     let params = &context.params;
-    if params.get("compression").is_some() && wanted.content != "iso" {
-        return Err(Failure::died(format!(
-            "decompression not supported for {}",
-            wanted.content
-        )));
-    }
+    let packed = params.get("compression").is_some();
     let url = params.text("url").to_owned();
     let verify = params.get("verify-certificates") != Some("0");
     let id = wanted
@@ -86,6 +86,12 @@ pub async fn download(context: Context) -> Reply {
     let upid = task::start(&context, "download", &id, |worker| async move {
         let path = wanted.path.display();
         worker.log(format!("downloading {url} to {path}"));
+        if packed && wanted.content != "iso" {
+            return Err(format!(
+                "decompression not supported for {}",
+                wanted.content
+            ));
+        }
         if wanted.path.exists() {
             let Some((algorithm, expected)) = &wanted.checksum else {
                 return Err(format!("refusing to override existing file '{path}'"));
@@ -100,10 +106,7 @@ pub async fn download(context: Context) -> Reply {
         fetch(&url, verify, &temporary.0, &worker)
             .await
             .map_err(|error| format!("download failed: {error}"))?;
-        if let Some((algorithm, expected)) = &wanted.checksum {
-            compare(&temporary.0, algorithm, expected).await?;
-            worker.log("calculating checksum...OK, checksum verified");
-        }
+        checksum(&temporary.0, &wanted, &worker).await?;
         looks_right(&temporary.0, &wanted)?;
         keep(&worker, &wanted, &temporary.0)?;
         worker.log(format!("download of '{url}' to '{path}' finished"));
@@ -116,16 +119,15 @@ pub async fn download(context: Context) -> Reply {
 pub async fn metadata(context: Context) -> Reply {
     let params = &context.params;
     let client = client(params.get("verify-certificates") != Some("0")).map_err(Failure::died)?;
-    let head = client.head(params.text("url")).send().await;
+    let url = params.text("url");
+    // The name is that of what was asked for, wherever it led.
+    let name = reqwest::Url::parse(url)
+        .ok()
+        .and_then(|url| Some(url.path_segments()?.next_back()?.to_owned()));
+    let head = client.head(url).send().await;
     let head = head.and_then(reqwest::Response::error_for_status);
     let head =
         head.map_err(|error| Failure::died(format!("invalid server response: '{error}'")))?;
-    let name = head
-        .url()
-        .path_segments()
-        .and_then(|mut all| all.next_back())
-        .unwrap_or_default()
-        .to_owned();
     let header = |name: &str| {
         head.headers()
             .get(name)
@@ -160,18 +162,8 @@ fn wanted(context: &Context) -> Result<Wanted, Failure> {
     let checksum = match (params.get("checksum-algorithm"), params.get("checksum")) {
         (Some(algorithm), Some(expected)) => Some((algorithm.to_owned(), expected.to_owned())),
         (None, None) => None,
-        (Some(_), None) => {
-            return Err(Failure::parameter(
-                "checksum-algorithm",
-                "missing property - 'checksum-algorithm' requires this property",
-            ));
-        }
-        (None, Some(_)) => {
-            return Err(Failure::parameter(
-                "checksum",
-                "missing property - 'checksum' requires this property",
-            ));
-        }
+        (Some(_), None) => return Err(requires("checksum-algorithm", "checksum")),
+        (None, Some(_)) => return Err(requires("checksum", "checksum-algorithm")),
     };
     let folder = store
         .place(&content, None)
@@ -182,6 +174,11 @@ fn wanted(context: &Context) -> Result<Wanted, Failure> {
         content,
         checksum,
     })
+}
+
+/// One parameter is there, and another one that goes with it is not.
+fn requires(name: &str, missing: &str) -> Failure {
+    Failure::parameter(missing, format!("missing property required by '{name}'"))
 }
 
 /// The last part of the name, with `_` for all that is not plain.
@@ -206,7 +203,10 @@ fn looks_right(path: &Path, wanted: &Wanted) -> Result<(), String> {
     let header = image::header(path);
     match header {
         None if promised && wanted.content == "import" => {
-            Err("qemu-img: Image is not in qcow2 format".into())
+            let path = path.display();
+            Err(format!(
+                "qemu-img: Could not open '{path}': Image is not in qcow2 format"
+            ))
         }
         Some(header) if header.backing.is_some() => Err("image has a backing file".into()),
         _ => Ok(()),
@@ -226,6 +226,19 @@ fn keep(worker: &Worker, wanted: &Wanted, path: &Path) -> Result<(), String> {
         .len();
     wanted.store.room_for(size, worker.fault.as_ref())?;
     std::fs::rename(path, &wanted.path).map_err(|error| error.to_string())
+}
+
+/// Compares the checksum that is wanted, if any.
+async fn checksum(path: &Path, wanted: &Wanted, worker: &Worker) -> Result<(), String> {
+    let Some((algorithm, expected)) = &wanted.checksum else {
+        return Ok(());
+    };
+    let compared = compare(path, algorithm, expected).await;
+    worker.log(match compared {
+        Ok(()) => "calculating checksum...OK, checksum verified",
+        Err(_) => "calculating checksum...",
+    });
+    compared
 }
 
 async fn compare(path: &Path, algorithm: &str, expected: &str) -> Result<(), String> {
@@ -271,7 +284,7 @@ async fn fetch(url: &str, verify: bool, to: &Path, worker: &Worker) -> Result<()
     let mut response = client(verify)?.get(url).send().await.map_err(said)?;
     if !response.status().is_success() {
         worker.log(format!("ERROR {}.", response.status()));
-        return Err("command '/usr/bin/wget' failed: exit code 8".into());
+        return Err("exit code 8".into());
     }
     let failed = |error: std::io::Error| error.to_string();
     // Not on another thread: it would be made after an abort has removed it.

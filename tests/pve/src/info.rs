@@ -10,7 +10,8 @@ use crate::reply::{Failure, Reply};
 use crate::setup::FREE;
 use crate::storage;
 
-/// How long `/cluster/resources` says what it said before. (On Proxmox nodes tell each other their state every 10 s.)
+/// How long `/cluster/resources` says what it said before: nodes tell each other every 10 s how their guests are. Which guests there
+/// are, where, with which tags and locks is in their configurations, which all nodes have at once.
 const LAG: Duration = Duration::from_secs(10);
 
 /// The memory of every node, in bytes.
@@ -44,7 +45,8 @@ pub async fn ticket(context: Context) -> Reply {
 /// `GET /access/permissions`: of one path, or of all that grants name.
 pub async fn permissions(context: Context) -> Reply {
     let world = context.cluster.world();
-    let paths = match context.params.get("path") {
+    let asked = context.params.get("path");
+    let paths = match asked {
         Some(path) => [path.to_owned()].into(),
         None => {
             let mut paths = world.access.paths(&context.who);
@@ -60,7 +62,7 @@ pub async fn permissions(context: Context) -> Reply {
     let mut all = serde_json::Map::new();
     for path in paths {
         let privileges = world.access.privileges(&context.who, &path);
-        if !privileges.is_empty() {
+        if asked.is_some() || !privileges.is_empty() {
             let named = privileges.into_iter().map(|name| (name, json!(1)));
             all.insert(path, Value::Object(named.collect()));
         }
@@ -150,7 +152,7 @@ pub async fn resources(context: Context) -> Reply {
     let mut shown = vec![];
     if kind.is_none_or(|kind| kind == "vm") {
         let lag = context.cluster.wait(LAG);
-        let vms = remembered(&mut context.cluster.world(), lag);
+        let vms = guests(&mut context.cluster.world(), lag);
         let seen = |vm: &Value| context.may(&format!("/vms/{}", vm["vmid"]), &["VM.Audit"]);
         shown.extend(vms.into_iter().filter(|vm| seen(vm)));
     }
@@ -178,20 +180,34 @@ pub async fn resources(context: Context) -> Reply {
     Ok(json!(shown).into())
 }
 
-fn remembered(world: &mut World, lag: Duration) -> Vec<Value> {
-    if let Some((since, vms)) = &world.resources
-        && since.elapsed() < lag
-    {
-        return vms.clone();
+fn guests(world: &mut World, lag: Duration) -> Vec<Value> {
+    let old = match &world.resources {
+        Some((since, _)) => since.elapsed() >= lag,
+        None => true,
+    };
+    if old {
+        let states = world
+            .vms
+            .iter()
+            .map(|(&vmid, vm)| (vmid, vm.resource(vmid)));
+        world.resources = Some((Instant::now(), states.collect()));
     }
-    let vms = world.vms.iter().map(|(&vmid, vm)| {
-        let mut shown = vm.listed(vmid);
-        shown["type"] = json!("qemu");
-        shown["id"] = json!(format!("qemu/{vmid}"));
+    let states = world.resources.as_ref().map(|(_, states)| states);
+    let guests = world.vms.iter().map(|(vmid, vm)| {
+        let untold = json!({
+            "id": format!("qemu/{vmid}"), "vmid": vmid, "type": "qemu", "status": "unknown",
+        });
+        let mut shown = states
+            .and_then(|states| states.get(vmid).cloned())
+            .unwrap_or(untold);
         shown["node"] = json!(vm.node);
+        for key in ["tags", "lock"] {
+            shown[key] = json!(vm.config.get(key));
+        }
+        if let Some(shown) = shown.as_object_mut() {
+            shown.retain(|_, value| !value.is_null());
+        }
         shown
     });
-    let vms: Vec<Value> = vms.collect();
-    world.resources = Some((Instant::now(), vms.clone()));
-    vms
+    guests.collect()
 }

@@ -1,5 +1,5 @@
 //! A Proxmox VE API for tests: an HTTPS server on loopback that speaks the part of the API which imgbuild uses, with the
-//! behaviours that were observed on Proxmox VE 8.4 ([`BEHAVIOURS`] is the list), and that runs real QEMU guests, or sandboxes
+//! behaviours that were observed on Proxmox VE 8.4 and on the daemons of 9.2 ([`BEHAVIOURS`] is the list), and that runs real QEMU guests, or sandboxes
 //! in their place.
 //!
 //! # Starting one

@@ -30,6 +30,7 @@ fn main() {
         for behaviour in BEHAVIOURS {
             let known = match behaviour.known {
                 Known::Observed => "observed on 8.4",
+                Known::Compared => "seen on the daemons of 9.2, outside a real node",
                 Known::Read => "read in the source",
             };
             println!("{}: {} ({known})", behaviour.area, behaviour.id);

@@ -26,7 +26,7 @@ pub const OPTIONS: &[Param] = &[
     may("ciupgrade", Flag),
     may("ciuser", Text(256)),
     may("cores", Integer(1, i64::MAX)),
-    may("cpu", Property(&CPU)),
+    may("cpu", Format(cpu)),
     may("cpulimit", Number),
     may("cpuunits", Integer(1, 262_144)),
     may("description", Text(8192)),
@@ -105,6 +105,21 @@ const CPU: Properties = of(&[&[
     has("hv-vendor-id", Text(12)),
     has("phys-bits", Text(4)),
 ]]);
+/// Those of x86-64 (qemu-server's QemuServer/CPUConfig.pm).
+const CPU_TYPES: &str = "\
+    486 athlon Broadwell Broadwell-IBRS Broadwell-noTSX Broadwell-noTSX-IBRS Cascadelake-Server
+    Cascadelake-Server-noTSX Cascadelake-Server-v2 Cascadelake-Server-v4 Cascadelake-Server-v5 ClearwaterForest
+    Conroe Cooperlake Cooperlake-v2 core2duo coreduo EPYC EPYC-Genoa EPYC-Genoa-v2 EPYC-IBPB EPYC-Milan
+    EPYC-Milan-v2 EPYC-Milan-v3 EPYC-Rome EPYC-Rome-v2 EPYC-Rome-v3 EPYC-Rome-v4 EPYC-Rome-v5 EPYC-Turin EPYC-v3
+    EPYC-v4 EPYC-v5 GraniteRapids GraniteRapids-v2 GraniteRapids-v3 Haswell Haswell-IBRS Haswell-noTSX
+    Haswell-noTSX-IBRS host Icelake-Client Icelake-Client-noTSX Icelake-Server Icelake-Server-noTSX
+    Icelake-Server-v3 Icelake-Server-v4 Icelake-Server-v5 Icelake-Server-v6 Icelake-Server-v7 IvyBridge
+    IvyBridge-IBRS KnightsMill kvm32 kvm64 max Nehalem Nehalem-IBRS Opteron_G1 Opteron_G2 Opteron_G3 Opteron_G4
+    Opteron_G5 Penryn pentium pentium2 pentium3 phenom qemu32 qemu64 SandyBridge SandyBridge-IBRS SapphireRapids
+    SapphireRapids-v2 SapphireRapids-v3 SapphireRapids-v4 SierraForest SierraForest-v2 SierraForest-v3
+    Skylake-Client Skylake-Client-IBRS Skylake-Client-noTSX-IBRS Skylake-Client-v4 Skylake-Server
+    Skylake-Server-IBRS Skylake-Server-noTSX-IBRS Skylake-Server-v4 Skylake-Server-v5 Westmere Westmere-IBRS
+    x86-64-v2 x86-64-v2-AES x86-64-v3 x86-64-v4";
 const HOST_PCI: Properties = of(&[&[
     plain("host", Format(pci_address)),
     has("mapping", Format(config_id)),
@@ -240,6 +255,26 @@ fn fits(is_right: bool) -> Result<(), String> {
     match is_right {
         true => Ok(()),
         false => Err("value does not match the regex pattern".into()),
+    }
+}
+
+fn cpu(value: &str) -> Result<(), String> {
+    CPU.check("cpu", value)?;
+    let kind = value
+        .split(',')
+        .find_map(|part| match part.split_once('=') {
+            Some(("cputype", kind)) => Some(kind),
+            Some(_) => None,
+            None => Some(part),
+        });
+    let is_known = |kind: &str| {
+        kind.starts_with("custom-") || CPU_TYPES.split_whitespace().any(|it| it == kind)
+    };
+    match kind.filter(|kind| !is_known(kind)) {
+        Some(kind) => Err(format!(
+            "invalid format - Built-in cputype '{kind}' is not defined (missing 'custom-' prefix?)\n"
+        )),
+        None => Ok(()),
     }
 }
 

@@ -17,9 +17,10 @@ pub async fn list(context: Context) -> Reply {
         }
         let mut pool = json!({"poolid": name});
         if wanted.is_some() {
+            let world = context.cluster.world();
             let members = members
                 .iter()
-                .map(|vmid| json!({"id": format!("qemu/{vmid}"), "vmid": vmid, "type": "qemu"}));
+                .filter_map(|vmid| Some(world.vms.get(vmid)?.resource(*vmid)));
             pool["members"] = members.collect();
         }
         shown.push(pool);
@@ -78,9 +79,13 @@ pub async fn remove(context: Context) -> Reply {
     let mut world = context.cluster.world();
     match world.pools.get(name) {
         None => Err(no_pool(name)),
-        Some(members) if !members.is_empty() => Err(Failure::died(format!(
-            "delete pool failed: pool '{name}' is not empty"
-        ))),
+        Some(members) if !members.is_empty() => {
+            let guests: Vec<String> = members.iter().map(|vmid| format!("VM {vmid}")).collect();
+            Err(Failure::died(format!(
+                "delete pool failed: pool '{name}' is not empty (contains {})",
+                guests.join(", ")
+            )))
+        }
         Some(_) => {
             world.pools.remove(name);
             Ok(Value::Null.into())
@@ -88,6 +93,14 @@ pub async fn remove(context: Context) -> Reply {
     }
 }
 
-pub fn no_pool(name: &str) -> Failure {
+/// What is said to who wants something made in a pool that is not there.
+pub fn no_pool_to_use(name: &str) -> Failure {
+    Failure::new(
+        403,
+        format!("Permission check failed (pool '{name}' does not exist)"),
+    )
+}
+
+fn no_pool(name: &str) -> Failure {
     Failure::died(format!("pool '{name}' does not exist"))
 }

@@ -101,7 +101,9 @@ impl Failure {
             Body::Empty => vec![],
             Body::Text => self.reason.clone().into_bytes(),
             Body::Json => {
-                let mut body = json!({"data": null, "message": format!("{}\n", self.reason)});
+                // Perl's `die` ends its message with a newline, an unknown call is not died of.
+                let end = if self.status == 501 { "" } else { "\n" };
+                let mut body = json!({"data": null, "message": format!("{}{end}", self.reason)});
                 if !self.errors.is_empty() {
                     body["errors"] = json!(self.errors);
                 }

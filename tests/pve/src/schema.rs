@@ -4,8 +4,7 @@
 use crate::params::Kind::{self, Flag, Format, Integer, List, OneOf, Text};
 use crate::params::{Param, dns_name, may, must};
 
-/// A vmid, from the smallest to the largest that there can be.
-const VMID: Kind = Integer(100, 999_999_999);
+const VMID: Kind = Format(vmid);
 const COUNT: Kind = Integer(0, i64::MAX);
 const NAME: Kind = Text(100);
 
@@ -42,12 +41,12 @@ pub const POOL_UPDATE: &[Param] = &[
 
 pub const STORAGES: &[Param] = &[
     may("storage", NAME),
-    may("content", NAME),
+    may("content", Format(content_types)),
     may("enabled", Flag),
     may("target", Text(63)),
     may("format", Flag),
 ];
-pub const CONTENT: &[Param] = &[may("content", Text(32)), may("vmid", VMID)];
+pub const CONTENT: &[Param] = &[may("content", Format(content_types)), may("vmid", VMID)];
 pub const ALLOCATE: &[Param] = &[
     must("filename", Text(255)),
     must("vmid", VMID),
@@ -160,6 +159,28 @@ fn size_change(value: &str) -> Result<(), String> {
     match number.parse::<f64>() {
         Ok(_) => Ok(()),
         Err(_) => Err("value does not match the regex pattern".into()),
+    }
+}
+
+/// From 100 to 999999999.
+fn vmid(value: &str) -> Result<(), String> {
+    match value.parse::<u64>() {
+        Err(_) => Err(format!("type check ('integer') failed - got '{value}'")),
+        Ok(100..=999_999_999) => Ok(()),
+        Ok(_) => Err("invalid format - value does not look like a valid VM ID\n".into()),
+    }
+}
+
+/// What storages hold (pve-storage's Storage/Plugin.pm).
+const CONTENT_TYPES: &[&str] = &[
+    "backup", "images", "import", "iso", "none", "rootdir", "snippets", "vztmpl",
+];
+
+fn content_types(value: &str) -> Result<(), String> {
+    let mut all = value.split([',', ';', ' ']);
+    match all.find(|it| !CONTENT_TYPES.contains(it)) {
+        Some(other) => Err(format!("invalid format - invalid content type '{other}'\n")),
+        None => Ok(()),
     }
 }
 

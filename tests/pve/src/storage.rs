@@ -1,11 +1,13 @@
 //! Storages: folders with files, named as Proxmox's storages of the type `dir` name theirs.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use serde_json::{Value, json};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, held};
 use crate::fault::What;
 use crate::image;
 use crate::reply::Failure;
@@ -50,12 +52,7 @@ pub const IMPORT_FORMATS: [&str; 4] = ["qcow2", "raw", "vmdk", "ova"];
 impl Store {
     /// The storage of this name on a node.
     pub fn open(cluster: &Cluster, node: &str, name: &str) -> Result<Store, Failure> {
-        let world = cluster.world();
-        let spec = world.storages.iter().find(|storage| storage.name == name);
-        let spec = spec
-            .ok_or_else(|| Failure::died(format!("storage '{name}' does not exist")))?
-            .clone();
-        drop(world);
+        let spec = cluster.world().storage(name)?.clone();
         if !spec.is_on(node) {
             return Err(Failure::died(format!(
                 "storage '{name}' is not available on node '{node}'"
@@ -186,29 +183,51 @@ impl Store {
         }
     }
 
-    /// The path for a new disk of a VM, which is made empty at once so that nobody else takes the name. Each format counts
-    /// for itself.
+    /// The path for a new disk of a VM, which is made empty at once so that nobody else takes the name. It has the first number
+    /// that no disk of the VM has, in whatever format.
     pub fn new_disk(&self, owner: u32, kind: &str, format: &str) -> Result<PathBuf, String> {
+        // Of two at the same time one would have the other's number.
+        static NAMING: Mutex<()> = Mutex::new(());
+        let _naming = held(&NAMING);
         let failed = |error: std::io::Error| format!("unable to create image: {error}");
         let folder = self.place("images", Some(owner)).map_err(failed)?;
-        for n in 0.. {
-            let name = match kind {
-                "cloudinit" => format!("vm-{owner}-cloudinit.{format}"),
-                _ => format!("vm-{owner}-disk-{n}.{format}"),
-            };
-            let of_template = folder.join(name.replacen("vm-", "base-", 1));
-            let path = folder.join(&name);
-            let taken = path.exists() || of_template.exists();
-            if taken && kind == "cloudinit" {
-                let path = path.display();
-                return Err(format!("disk image '{path}' already exists"));
+        let name = match kind {
+            "cloudinit" => format!("vm-{owner}-cloudinit.{format}"),
+            _ => {
+                let taken: BTreeSet<u32> = files(&folder)
+                    .iter()
+                    .filter_map(|path| disk_number(path))
+                    .collect();
+                let free = (0..).find(|n| !taken.contains(n));
+                format!("vm-{owner}-disk-{}.{format}", free.unwrap_or_default())
             }
-            if !taken {
-                std::fs::File::create_new(&path).map_err(failed)?;
-                return Ok(path);
+        };
+        let path = folder.join(name);
+        if path.exists() {
+            let path = path.display();
+            return Err(format!("disk image '{path}' already exists"));
+        }
+        std::fs::File::create_new(&path).map_err(failed)?;
+        Ok(path)
+    }
+
+    /// Where the file of a volume is, or would be.
+    pub fn file_of(&self, id: &str) -> PathBuf {
+        let (_, volume) = id.split_once(':').unwrap_or_default();
+        match volume.split_once('/') {
+            Some((kind @ ("iso" | "import"), name)) => {
+                let place = FOLDERS.iter().find(|(content, _)| *content == kind);
+                self.folder
+                    .join(place.map_or(kind, |(_, place)| place))
+                    .join(name)
+            }
+            // Of a linked clone, what it is above stands before it.
+            _ => {
+                let parts: Vec<&str> = volume.rsplitn(3, '/').take(2).collect();
+                let own = parts.into_iter().rev().collect::<PathBuf>();
+                self.folder.join("images").join(own)
             }
         }
-        unreachable!("the numbers do not end")
     }
 
     /// The id of a volume by its path.
@@ -241,14 +260,12 @@ impl Storage {
 impl Volume {
     pub fn described(&self) -> Value {
         let mut shown = json!({
-            "volid": self.id, "content": self.content, "format": self.format, "size": self.size, "used": self.used,
-            "ctime": self.changed,
+            "volid": self.id, "content": self.content, "format": self.format, "size": self.size, "ctime": self.changed,
         });
         if let Some(owner) = self.owner {
             shown["vmid"] = json!(owner);
-        }
-        if let Some(base) = &self.base {
-            shown["parent"] = json!(base);
+            shown["used"] = json!(self.used);
+            shown["parent"] = json!(self.base);
         }
         shown
     }
@@ -286,6 +303,12 @@ pub fn all(cluster: &Cluster, node: &str) -> Vec<Store> {
     let here = specs.into_iter().filter(|spec| spec.is_on(node));
     here.filter_map(|spec| Store::of(cluster, node, spec).ok())
         .collect()
+}
+
+/// The number in the name of a VM's disk.
+fn disk_number(path: &Path) -> Option<u32> {
+    let name = path.file_stem()?.to_str()?;
+    name.rsplit_once("-disk-")?.1.parse().ok()
 }
 
 /// Files in a folder and those below it, sorted.

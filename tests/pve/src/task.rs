@@ -186,9 +186,24 @@ impl Task {
         shown["status"] = json!(self.record.exit.as_deref().unwrap_or("RUNNING"));
         if let Some(ended) = self.ended {
             shown["endtime"] = json!(ended);
+            return shown;
+        }
+        // The list of those that run tells users and tokens in one.
+        shown["user"] = json!(self.user);
+        shown["saved"] = json!("0");
+        if let Some(shown) = shown.as_object_mut() {
+            shown.remove("tokenid");
         }
         shown
     }
+}
+
+/// Whether the UPID that the call names is that of a task of the caller's, of which nothing is left.
+fn is_forgotten(context: &Context) -> bool {
+    let upid = context.params.text("upid");
+    let world = context.cluster.world();
+    upid.split(':').nth(7) == Some(context.who.as_str())
+        && !world.tasks.iter().any(|task| task.record.upid == upid)
 }
 
 /// Calls `look` with the task that the call names, if it is the caller's or the caller has the privilege.
@@ -247,6 +262,13 @@ pub async fn log(context: Context) -> Reply {
         0 => usize::MAX,
         limit => limit as usize,
     };
+    if is_forgotten(&context) {
+        let line = json!({"n": 1, "t": "unable to open file - No such file or directory"});
+        return Ok(Answer {
+            data: json!([line]),
+            total: Some(1),
+        });
+    }
     with(&context, "Sys.Audit", |task| {
         let lines = task.log.iter().enumerate().skip(start).take(limit);
         let mut lines: Vec<Value> = lines
@@ -303,7 +325,7 @@ pub async fn list(context: Context) -> Reply {
         .collect();
     Ok(Answer {
         data: json!(shown),
-        total: Some(found.len()),
+        total: (running != Some(true)).then_some(found.len()),
     })
 }
 

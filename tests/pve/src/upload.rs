@@ -99,6 +99,9 @@ fn head(
         };
         let disposition = disposition(headers)?;
         if let Some(name) = disposition.filename {
+            if !headers.trim_start().starts_with(DISPOSITION) {
+                return Err("upload failed".into());
+            }
             if disposition.name != "filename" {
                 let name = disposition.name;
                 return Err(format!(
@@ -122,17 +125,19 @@ fn head(
     Ok(None)
 }
 
+/// To the letter. Of a file it is the first header.
+const DISPOSITION: &str = "Content-Disposition: form-data; name=\"";
+
 struct Disposition<'p> {
     name: &'p str,
     filename: Option<&'p str>,
 }
 
-/// `Content-Disposition: form-data; name="…"`, to the letter.
 fn disposition(headers: &str) -> Result<Disposition<'_>, String> {
     let wrong = || "wrong Content-Disposition in multipart, expected 'form-data'".to_owned();
     let line = headers
         .lines()
-        .find_map(|line| line.strip_prefix("Content-Disposition: form-data; name=\""));
+        .find_map(|line| line.strip_prefix(DISPOSITION));
     let (name, rest) = line
         .and_then(|line| line.split_once('"'))
         .ok_or_else(wrong)?;
@@ -172,8 +177,7 @@ async fn file(
                 file.flush().await
             };
             let written = written.await;
-            // What follows is of no interest, but has to be read.
-            while body.next().await?.is_some() {}
+            body.linger().await;
             return Ok(written);
         }
         if buffer.len() > keep {

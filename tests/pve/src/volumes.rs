@@ -14,6 +14,9 @@ use crate::vm::disk;
 /// `GET /nodes/{node}/storage`
 pub async fn storages(context: Context) -> Reply {
     let params = &context.params;
+    if let Some(name) = params.get("storage") {
+        must_be_there(&context, name)?;
+    }
     let wanted = |store: &Store| {
         let content = params.get("content");
         params
@@ -36,7 +39,17 @@ pub async fn storages(context: Context) -> Reply {
 
 /// `GET …/{storage}/status`
 pub async fn status(context: Context) -> Reply {
+    must_be_there(&context, context.params.text("storage"))?;
     Ok(store(&context)?.status().into())
+}
+
+/// What is said of a storage that no node has, where its state is asked for.
+fn must_be_there(context: &Context, name: &str) -> Result<(), Failure> {
+    let world = context.cluster.world();
+    match world.storages.iter().any(|storage| storage.name == name) {
+        true => Ok(()),
+        false => Err(Failure::parameter("storage", "No such storage.")),
+    }
 }
 
 /// `GET …/{storage}/content`
@@ -83,16 +96,21 @@ pub async fn allocate(context: Context) -> Reply {
     Ok(json!(store.id_of(&path).map_err(Failure::died)?).into())
 }
 
-/// `GET …/content/{volume}`
+/// `GET …/content/{volume}`: its size is what a guest sees of it.
 pub async fn show(context: Context) -> Reply {
-    let (_, volume) = storage::volume(&context.cluster, context.node(), &id(&context))?;
     context.check(
         &path_of(context.params.text("storage")),
         &["Datastore.Audit", "Datastore.AllocateSpace"],
     )?;
-    let mut shown = volume.described();
-    shown["path"] = json!(volume.path);
-    Ok(shown.into())
+    let id = id(&context);
+    let unseen = || Failure::died(format!("volume_size_info on '{id}' failed - no format"));
+    let volume = store(&context)?.find(&id).ok_or_else(unseen)?;
+    let header = image::header(&volume.path);
+    Ok(json!({
+        "path": volume.path, "format": volume.format, "used": volume.used,
+        "size": header.map_or(volume.size, |header| header.size),
+    })
+    .into())
 }
 
 /// `DELETE …/content/{volume}`: nobody looks whether a VM has it in its configuration, and one that is not there is
@@ -115,9 +133,17 @@ pub async fn remove(context: Context) -> Reply {
     let upid = task::start(&context, "imgdel", &subject, |worker| async move {
         worker.middle().await?;
         match store.find(&volume_id) {
-            None => worker.log(format!("disk image '{volume_id}' does not exist")),
+            None => {
+                let path = store.file_of(&volume_id);
+                worker.log(format!("disk image '{}' does not exist", path.display()));
+            }
             Some(volume) => {
-                disk::refuse_if_cloned(&store, &volume)?;
+                if disk::is_cloned(&store, &volume) {
+                    let (_, name) = volume_id.split_once(':').unwrap_or_default();
+                    return Err(format!(
+                        "base volume '{name}' is still in use by linked clones"
+                    ));
+                }
                 let path = volume.path.display();
                 volume
                     .free()

@@ -5,13 +5,16 @@ use serde_json::{Value, json};
 use crate::cluster::Cluster;
 use crate::context::Context;
 use crate::fault::What;
+use crate::options::OPTIONS;
+use crate::params::Params;
 use crate::reply::{Failure, Reply};
+use crate::storage;
+use crate::task::{self, Worker};
 use crate::vm::create::options;
 use crate::vm::disk::{Drive, Made, Maker, is_drive, is_unused};
 use crate::vm::plug::{Plugged, Running};
 use crate::vm::rights::{self, Place};
 use crate::vm::{Config, LOCK, Vm, config};
-use crate::{storage, task};
 
 /// `POST …/config`: changes it in a task.
 pub async fn in_task(context: Context) -> Reply {
@@ -23,8 +26,9 @@ pub async fn in_task(context: Context) -> Reply {
         "qmconfig",
         &vmid.to_string(),
         |worker| async move {
+            worker.log(format!("update VM {vmid}: {}", change.told));
             change
-                .apply(&cluster, worker.fault.as_ref())
+                .apply(&cluster, worker.fault.as_ref(), Some(&*worker))
                 .await
                 .map_err(|failure| failure.exit())?;
             worker.middle().await
@@ -37,7 +41,7 @@ pub async fn in_task(context: Context) -> Reply {
 pub async fn at_once(context: Context) -> Reply {
     let change = Change::of(&context)?;
     change
-        .apply(&context.cluster, context.fault.as_ref())
+        .apply(&context.cluster, context.fault.as_ref(), None)
         .await?;
     Ok(Value::Null.into())
 }
@@ -50,6 +54,8 @@ struct Change {
     delete: Vec<String>,
     revert: Vec<String>,
     digest: Option<String>,
+    /// For the task's log.
+    told: String,
 }
 
 impl Change {
@@ -63,6 +69,7 @@ impl Change {
                 .collect()
         };
         let change = Change {
+            told: told(params),
             node: context.node().to_owned(),
             vmid,
             set: options(params),
@@ -72,6 +79,16 @@ impl Change {
         };
         if change.set.is_empty() && change.delete.is_empty() && change.revert.is_empty() {
             return Err(Failure::died("no options specified"));
+        }
+        if let Some(name) = change
+            .delete
+            .iter()
+            .find(|name| !OPTIONS.iter().any(|option| option.names(name)))
+        {
+            return Err(Failure::parameter(
+                "delete",
+                format!("unknown option '{name}'"),
+            ));
         }
         if let Some(both) = change
             .delete
@@ -95,24 +112,43 @@ impl Change {
         Ok(change)
     }
 
-    async fn apply(mut self, cluster: &Cluster, fault: Option<&What>) -> Result<(), Failure> {
+    async fn apply(
+        mut self,
+        cluster: &Cluster,
+        fault: Option<&What>,
+        worker: Option<&Worker>,
+    ) -> Result<(), Failure> {
         let patience = cluster.wait(LOCK);
         let _lock = cluster
             .locks
             .exclusive(self.vmid, patience)
             .await
             .map_err(Failure::died)?;
-        {
+        let absent = {
             let mut world = cluster.world();
             let vm = world.vm(&self.node, self.vmid)?;
             vm.check_lock().map_err(Failure::died)?;
             vm.check_digest(self.digest.as_deref())?;
+            self.check_boot_order(vm).map_err(Failure::died)?;
+            self.delete
+                .iter()
+                .filter(|&name| !vm.has(name))
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        for name in absent {
+            if let Some(worker) = worker {
+                worker.log(format!(
+                    "cannot delete '{name}' - not set in current configuration!"
+                ));
+            }
         }
         let maker = Maker {
             cluster,
             node: &self.node,
             vmid: self.vmid,
             fault,
+            worker,
         };
         let mut made = Made::default();
         for (name, value) in &mut self.set {
@@ -143,6 +179,25 @@ impl Change {
         match plugged.refused.is_empty() {
             true => Ok(()),
             false => Err(Failure::parameters(plugged.refused)),
+        }
+    }
+
+    /// Fails if a device is to be booted from that is not there when all is changed.
+    fn check_boot_order(&self, vm: &Vm) -> Result<(), String> {
+        let order = self.set.get("boot").map(|boot| order(boot));
+        let stays = |device: &String| {
+            (vm.has(device) || self.set.contains_key(device)) && !self.delete.contains(device)
+        };
+        match order
+            .unwrap_or_default()
+            .iter()
+            .find(|device| !stays(device))
+        {
+            // The quote too many is Proxmox's.
+            Some(device) => Err(format!(
+                "invalid bootorder: device '{device}' does not exist'"
+            )),
+            None => Ok(()),
         }
     }
 
@@ -193,10 +248,11 @@ impl Change {
                 vm.pending.insert(name, Some(value));
                 continue;
             }
-            if is_drive(&name) && is_cd(&value) {
+            let drive = Drive::parse(&value);
+            if is_drive(&name) && drive.is_cdrom() && !drive.is_cloudinit() {
                 vm.boot_too(&name);
             }
-            let file = Drive::parse(&value).file;
+            let file = drive.file;
             let old = vm.config.insert(name.clone(), value);
             let old = old
                 .map(|old| Drive::parse(&old))
@@ -214,9 +270,23 @@ impl Change {
     }
 }
 
-fn is_cd(value: &str) -> bool {
-    let drive = Drive::parse(value);
-    drive.is_cdrom() || drive.is_cloudinit()
+/// What is to be changed, as a task's log tells it.
+fn told(params: &Params) -> String {
+    let named = |name: &&str| {
+        ["delete", "revert"].contains(name) || OPTIONS.iter().any(|option| option.names(name))
+    };
+    let said = params.names().filter(named).map(|name| match name {
+        "cipassword" => "-cipassword <hidden>".to_owned(),
+        _ => format!("-{name} {}", params.text(name)),
+    });
+    said.collect::<Vec<_>>().join(" ")
+}
+
+/// The devices that are named by a value of `boot`.
+fn order(boot: &str) -> Vec<String> {
+    let order = rights::property(boot, "order");
+    let order = order.into_iter().flat_map(|order| order.split(';'));
+    order.map(str::to_owned).collect()
 }
 
 /// Fails if the memory that is kept is more than there is.
@@ -253,15 +323,24 @@ impl Vm {
     }
 
     fn boot_order(&self) -> Vec<String> {
-        let boot = self.config.get("boot");
-        let order = boot.and_then(|boot| rights::property(boot, "order"));
-        let order = order.into_iter().flat_map(|order| order.split(';'));
-        order.map(str::to_owned).collect()
+        self.config
+            .get("boot")
+            .map(|boot| order(boot))
+            .unwrap_or_default()
     }
 
     fn set_boot_order(&mut self, order: &[String]) {
-        self.config
-            .insert("boot".into(), format!("order={}", order.join(";")));
+        let boot = match order {
+            // So an empty value is read back from the file.
+            [] => " ".to_owned(),
+            order => format!("order={}", order.join(";")),
+        };
+        self.config.insert("boot".into(), boot);
+    }
+
+    /// Whether an option is set, now or when it has stopped.
+    fn has(&self, name: &str) -> bool {
+        self.config.contains_key(name) || self.pending.contains_key(name)
     }
 
     /// Keeps a disk that no drive has any more.

@@ -8,7 +8,7 @@ use crate::reply::{Failure, Reply};
 use crate::storage::{self, Store, Volume};
 use crate::task::{self, Worker};
 use crate::vm::create::claim;
-use crate::vm::disk::{Drive, Made, Maker, is_drive, is_unused};
+use crate::vm::disk::{self, Drive, Made, Maker, is_drive, is_unused};
 use crate::vm::rights::{self, Place};
 use crate::vm::{CLONE_LOCK, Config, config};
 
@@ -58,12 +58,18 @@ fn job(context: &Context) -> Result<Job, Failure> {
             .as_ref()
             .is_some_and(|pool| !world.pools.contains_key(pool))
         {
-            return Err(crate::pool::no_pool(pool.as_deref().unwrap_or_default()));
+            return Err(crate::pool::no_pool_to_use(
+                pool.as_deref().unwrap_or_default(),
+            ));
         }
         if world.vms.contains_key(&new) {
             return Err(Failure::died(exists(new)));
         }
-        let vm = world.vm(&node, source)?;
+        let missing =
+            || format!("unable to find configuration file for VM {source} on node '{node}'");
+        let vm = world
+            .vm(&node, source)
+            .map_err(|_| Failure::died(missing()))?;
         vm.check_lock().map_err(Failure::died)?;
         (vm.config.clone(), vm.is_template())
     };
@@ -76,6 +82,9 @@ fn job(context: &Context) -> Result<Job, Failure> {
         }
     }
     let storage = params.get("storage").map(str::to_owned);
+    if let Some(name) = &storage {
+        context.cluster.world().storage(name)?;
+    }
     check_drives(context, &config, full, storage.as_deref())?;
     let target = target(context, &config, storage.as_deref())?;
     config.retain(|key, _| !is_unused(key) && key != "template");
@@ -262,15 +271,22 @@ impl Job {
             node: &self.node,
             vmid: self.new,
             fault: worker.fault.as_ref(),
+            worker: Some(worker),
         };
-        if drive.is_cloudinit() {
-            let store = drive.file.split(':').next().unwrap_or_default();
-            drive.file = format!("{store}:cloudinit");
-            return maker.make(key, &drive.to_string(), made).await;
-        }
         let (store, volume) =
             storage::volume(cluster, &self.node, &drive.file).map_err(|failure| failure.reason)?;
-        let path = match self.full {
+        if drive.is_cloudinit() {
+            let format = self.format.as_deref().unwrap_or(&volume.format);
+            drive.file = format!("{}:cloudinit", store.name());
+            drive.set("format", format);
+            drive.unset("size");
+            let made = maker.make(key, &drive.to_string(), made).await?;
+            let mut drive = Drive::parse(&made);
+            drive.set("size", &disk::size(volume.size));
+            return Ok(drive.to_string());
+        }
+        // The state of a TPM is a file of its own in each machine.
+        let path = match self.full || key == "tpmstate0" {
             true => {
                 let to = self.storage.as_deref().unwrap_or(store.name());
                 let to = Store::open(cluster, &self.node, to).map_err(|failure| failure.reason)?;

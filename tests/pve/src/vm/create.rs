@@ -112,7 +112,7 @@ fn may_create(context: &Context, vmid: u32, pool: Option<&str>) -> Result<(), Fa
     if let Some(pool) = pool
         && !context.cluster.world().pools.contains_key(pool)
     {
-        return Err(crate::pool::no_pool(pool));
+        return Err(crate::pool::no_pool_to_use(pool));
     }
     Place { vmid, pool }.check(context, &["VM.Allocate"])
 }
@@ -125,11 +125,11 @@ async fn make(worker: &Worker, node: &str, vmid: u32, mut options: Config) -> Re
         node,
         vmid,
         fault: worker.fault.as_ref(),
+        worker: Some(worker),
     };
     let mut made = Made::default();
     for (name, value) in options.iter_mut().filter(|(name, _)| is_drive(name)) {
         *value = maker.make(name, value, &mut made).await?;
-        worker.log(format!("{name}: successfully created disk '{value}'"));
     }
     worker.middle().await?;
     for (_, value) in options

@@ -1,5 +1,6 @@
 //! Drives as configurations write them, and the volumes behind them.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use tokio::sync::OwnedRwLockReadGuard;
@@ -9,23 +10,25 @@ use crate::fault::What;
 use crate::image;
 use crate::reply::Failure;
 use crate::storage::{self, Store, Volume};
+use crate::task::Worker;
 use crate::vm::CLONE_LOCK;
 
 /// `FILE,option=value,…`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Drive {
     pub file: String,
-    options: Vec<(String, String)>,
+    /// They are written in order.
+    options: BTreeMap<String, String>,
 }
 
 impl Drive {
     pub fn parse(value: &str) -> Drive {
         let mut file = String::new();
-        let mut options = vec![];
+        let mut options = BTreeMap::new();
         for part in value.split(',') {
             match part.split_once('=') {
                 Some(("file", name)) => file = name.into(),
-                Some((name, value)) => options.push((name.into(), value.into())),
+                Some((name, value)) => drop(options.insert(name.into(), value.into())),
                 None => file = part.into(),
             }
         }
@@ -33,18 +36,15 @@ impl Drive {
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        let found = self.options.iter().find(|(it, _)| it == name);
-        found.map(|(_, value)| value.as_str())
+        self.options.get(name).map(String::as_str)
     }
 
     pub fn set(&mut self, name: &str, value: &str) {
-        self.unset(name);
-        self.options.push((name.into(), value.into()));
+        self.options.insert(name.into(), value.into());
     }
 
     pub fn unset(&mut self, name: &str) -> Option<String> {
-        let at = self.options.iter().position(|(it, _)| it == name)?;
-        Some(self.options.remove(at).1)
+        self.options.remove(name)
     }
 
     pub fn is_cdrom(&self) -> bool {
@@ -151,15 +151,28 @@ pub struct Maker<'m> {
     pub node: &'m str,
     pub vmid: u32,
     pub fault: Option<&'m What>,
+    /// Whose log says what is made; none for a call without a task.
+    pub worker: Option<&'m Worker>,
 }
 
 impl Maker<'_> {
-    /// Makes the volume that a value of the configuration asks for, and gives the value that names it. Other values stay.
+    fn log(self, line: String) {
+        if let Some(worker) = self.worker {
+            worker.log(line);
+        }
+    }
+
+    /// Makes the volume that a value of the configuration asks for, and gives the value that names it. One that is there already
+    /// must be.
     pub async fn make(self, key: &str, value: &str, made: &mut Made) -> Result<String, String> {
         let mut drive = Drive::parse(value);
         let asked = Drive::parse(value);
         let Some((store, what)) = asked.to_make() else {
-            return Ok(value.to_owned());
+            if drive.has_volume() {
+                let found = storage::volume(self.cluster, self.node, &drive.file);
+                drive.set("size", &size(found.map_err(said)?.1.size));
+            }
+            return Ok(drive.to_string());
         };
         let store = Store::open(self.cluster, self.node, store).map_err(said)?;
         store.holds("images").map_err(said)?;
@@ -197,11 +210,14 @@ impl Maker<'_> {
             crate::machine::firmware::fill(&path, &drive).await?;
         }
         drive.file = store.id_of(&path)?;
-        let header = image::header(&path);
-        let length = std::fs::metadata(&path)
-            .map_err(|error| error.to_string())?
-            .len();
-        drive.set("size", &size(header.map_or(length, |header| header.size)));
+        if what != "cloudinit" {
+            let header = image::header(&path);
+            let length = std::fs::metadata(&path)
+                .map_err(|error| error.to_string())?
+                .len();
+            drive.set("size", &size(header.map_or(length, |header| header.size)));
+        }
+        self.log(format!("{key}: successfully created disk '{drive}'"));
         Ok(drive.to_string())
     }
 
@@ -231,8 +247,12 @@ impl Maker<'_> {
             Some(owner) => Some(self.reading(owner).await?),
             None => None,
         };
-        let (_, source) = storage::volume(self.cluster, self.node, source).map_err(said)?;
-        self.copy(store, &source, format.unwrap_or(&source.format), made)
+        let (name, _) = source.split_once(':').unwrap_or_default();
+        let from = Store::open(self.cluster, self.node, name).map_err(said)?;
+        let missing = || format!("failed to stat '{}'", from.file_of(source).display());
+        let found = from.find(source).ok_or_else(missing)?;
+        self.log(format!("create full clone of drive ({source})"));
+        self.copy(store, &found, format.unwrap_or(&found.format), made)
             .await
     }
 
@@ -262,29 +282,44 @@ impl Maker<'_> {
         store.room_for(source.used, self.fault)?;
         let path = store.new_disk(self.vmid, "disk", format)?;
         made.add(path.clone());
+        self.log(format!("allocated target volume '{}'", store.id_of(&path)?));
         image::convert(&source.path, &source.format, &path, format).await?;
         Ok(path)
     }
 }
 
+/// Whether linked clones have this volume beneath them.
+pub fn is_cloned(store: &Store, volume: &Volume) -> bool {
+    let file = volume
+        .path
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let name = format!("{}/{file}", volume.owner.unwrap_or_default());
+    let above = |other: &Volume| {
+        let base = other.base.as_deref();
+        base.is_some_and(|base| base.trim_start_matches("../") == name)
+    };
+    store.volumes().iter().any(above)
+}
+
 /// Fails if linked clones have this volume beneath them.
 pub fn refuse_if_cloned(store: &Store, volume: &Volume) -> Result<(), String> {
-    let Some((_, name)) = volume.id.split_once(':') else {
-        return Ok(());
-    };
-    let above = |other: &Volume| {
-        let base = other
-            .base
-            .as_deref()
-            .map(|base| base.trim_start_matches("../"));
-        base == Some(name)
-    };
-    match store.volumes().iter().any(above) {
+    match is_cloned(store, volume) {
         true => Err(format!(
             "base volume '{}' is still in use by linked cloned",
             volume.id
         )),
         false => Ok(()),
+    }
+}
+
+/// The kind of content that a volume's id names: `iso`, `import`, or `images`.
+pub fn content(id: &str) -> &str {
+    let (_, volume) = id.split_once(':').unwrap_or_default();
+    match owner(id) {
+        Some(_) => "images",
+        None => volume.split('/').next().unwrap_or_default(),
     }
 }
 

@@ -43,6 +43,19 @@ impl Vm {
         size.unwrap_or(0)
     }
 
+    /// As the cluster lists it.
+    pub fn resource(&self, vmid: u32) -> Value {
+        let mut shown = self.listed(vmid);
+        shown["id"] = json!(format!("qemu/{vmid}"));
+        shown["type"] = json!("qemu");
+        shown["node"] = json!(self.node);
+        shown["template"] = json!(u8::from(self.is_template()));
+        let fields = shown.as_object_mut();
+        let cpus = fields.and_then(|fields| fields.remove("cpus"));
+        shown["maxcpu"] = json!(cpus);
+        shown
+    }
+
     /// As it stands in a list.
     pub fn listed(&self, vmid: u32) -> Value {
         let status = if self.is_running() {

@@ -63,7 +63,7 @@ impl Vm {
 
     pub fn name(&self, vmid: u32) -> String {
         let name = self.config.get("name");
-        name.cloned().unwrap_or_else(|| format!("VM{vmid}"))
+        name.cloned().unwrap_or_else(|| format!("VM {vmid}"))
     }
 
     /// Bytes.

@@ -58,7 +58,7 @@ fn only_root(context: &Context, name: &str, value: &str) -> Result<(), Failure> 
     if context.who == "root@pam" {
         return Ok(());
     }
-    let refused = |why: String| Err(Failure::new(403, why));
+    let refused = |why: String| Err(Failure::died(why));
     if ["args", "hookscript", "ivshmem", "affinity"].contains(&name) {
         return refused(format!("only root can set '{name}' config"));
     }
@@ -159,19 +159,34 @@ fn space(context: &Context, name: &str, value: &str) -> Result<(), Failure> {
         crate::storage::Store::open(&context.cluster, context.node(), store)?;
         if drive.get("import-from").is_some() && what != "0" {
             let wrong =
-                "'import-from' requires special volume ID - use 'STORAGE:0,import-from=...'";
+                "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>";
             return Err(Failure::parameter(name, wrong));
         }
     } else if let Some((store, _)) = drive.file.split_once(':') {
         let any = ["Datastore.AllocateSpace", "Datastore.Audit"];
         context.check(&format!("/storage/{store}"), &any)?;
+        context.cluster.world().storage(store)?;
+        if !["images", "iso"].contains(&disk::content(&drive.file)) {
+            let wrong = "content type needs to be 'images' or 'iso'";
+            return Err(Failure::parameter(name, wrong));
+        }
     }
     let source = drive.get("import-from");
     if let Some(owner) = source.and_then(disk::owner) {
-        context.check_vm(owner, &["VM.Clone"])?;
-    } else if let Some((store, _)) = source.and_then(|source| source.split_once(':')) {
+        return context.check_vm(owner, &["VM.Clone"]);
+    }
+    if let Some(source) = source
+        && let Some((store, _)) = source.split_once(':')
+    {
         let any = ["Datastore.AllocateSpace", "Datastore.Audit"];
         context.check(&format!("/storage/{store}"), &any)?;
+        context.cluster.world().storage(store)?;
+        let content = disk::content(source);
+        if content != "import" {
+            let wrong =
+                format!("{source} has wrong type '{content}' - needs to be 'images' or 'import'");
+            return Err(Failure::parameter(name, wrong));
+        }
     }
     Ok(())
 }

@@ -232,6 +232,21 @@ impl Client {
         status["exitstatus"].as_str().unwrap().to_owned()
     }
 
+    /// All lines of the log of this answer's task.
+    #[track_caller]
+    pub fn log(&self, answer: &Answer) -> Vec<String> {
+        let upid = answer.data();
+        let upid = upid.as_str().unwrap();
+        let node = upid.split(':').nth(1).unwrap();
+        let lines = self
+            .get(&format!("/nodes/{node}/tasks/{upid}/log?limit=0"))
+            .data();
+        let lines = lines.as_array().unwrap().iter();
+        lines
+            .map(|line| line["t"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
     /// Asks again and again until the answer is as wanted.
     #[track_caller]
     pub fn until(&self, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
@@ -382,6 +397,23 @@ pub fn web(files: BTreeMap<String, Vec<u8>>) -> String {
             stream
                 .write_all(&[answer.as_bytes(), &body].concat())
                 .unwrap();
+        }
+    });
+    address
+}
+
+/// A web server that leads whoever asks it to another address.
+pub fn leads_to(other: &str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let answer = format!(
+        "HTTP/1.1 302 Found\r\nLocation: {other}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            stream.write_all(answer.as_bytes()).unwrap();
         }
     });
     address

@@ -42,9 +42,13 @@ fn a_missing_source_fails_in_the_task() {
         &form(&[("vmid", "100"), ("scsi0", disk)]),
     );
     let exit = client.task(&answer);
+    let path = server.folder().join("storage/local@pve/import/nope.qcow2");
     assert_eq!(
         exit,
-        "unable to create VM 100 - volume 'local:import/nope.qcow2' does not exist"
+        format!(
+            "unable to create VM 100 - failed to stat '{}'",
+            path.display()
+        )
     );
     assert_eq!(server.inventory(), before);
 }
@@ -88,6 +92,88 @@ fn a_disk_of_a_vm_is_imported_with_the_right_to_clone_that() {
 }
 
 #[test]
+fn what_a_drive_names_must_be_there() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let missing = "volume 'local:iso/nope.iso' does not exist";
+    let drives = [
+        ("scsi0", "local:0.01"),
+        ("scsi1", "local:iso/nope.iso,media=cdrom"),
+    ];
+    let create = client.post(
+        "/nodes/pve/qemu",
+        &form(&[&[("vmid", "100")], &drives[..]].concat()),
+    );
+    assert_eq!(
+        client.task(&create),
+        format!("unable to create VM 100 - {missing}")
+    );
+    assert_eq!(server.inventory(), Server::start(Setup::new()).inventory());
+    client.has_vm(100, &[]);
+    let before = server.inventory();
+    let change = client.post(&client.vm(100, "/config"), &form(&drives));
+    assert_eq!(client.task(&change), missing);
+    client
+        .put(&client.vm(100, "/config"), &form(&drives))
+        .is(500, missing);
+    assert_eq!(server.inventory(), before);
+    let source = client.has_file("import", "a.raw", b"x");
+    let change = client.post(&client.vm(100, "/config"), &form(&[("scsi1", &source)]));
+    change.refuses("scsi1", "content type needs to be 'images' or 'iso'");
+}
+
+#[test]
+fn drives_are_written_in_one_way() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let iso = client.has_file("iso", "a.iso", &[0; 2048]);
+    client.has_vm(
+        100,
+        &[
+            ("scsi0", "local:0.03125,iothread=1,discard=on,backup=0"),
+            ("scsi1", &format!("{iso},media=cdrom")),
+            ("scsi2", "local:cloudinit"),
+        ],
+    );
+    let config = client.config(100);
+    assert_eq!(
+        config["scsi0"],
+        "local:100/vm-100-disk-0.raw,backup=0,discard=on,iothread=1,size=32M"
+    );
+    assert_eq!(config["scsi1"], "local:iso/a.iso,media=cdrom,size=2K");
+    assert_eq!(
+        config["scsi2"],
+        "local:100/vm-100-cloudinit.qcow2,media=cdrom"
+    );
+    let cloned = client.post(&client.vm(100, "/clone"), "newid=101&full=1&format=raw");
+    assert_eq!(client.task(&cloned), "OK");
+    assert_eq!(
+        client.config(101)["scsi2"],
+        "local:101/vm-101-cloudinit.raw,media=cdrom,size=4M"
+    );
+}
+
+#[test]
+fn processors_are_known_by_name() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let set = |cpu: &str| client.put(&client.vm(100, "/config"), &form(&[("cpu", cpu)]));
+    for known in [
+        "host",
+        "x86-64-v2-AES",
+        "cputype=EPYC-Rome,flags=+aes",
+        "486",
+    ] {
+        set(known).is(200, "OK");
+    }
+    set("nonsense").refuses(
+        "cpu",
+        "invalid format - Built-in cputype 'nonsense' is not defined (missing 'custom-' prefix?)\n",
+    );
+}
+
+#[test]
 fn an_import_keeps_its_format() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);
@@ -98,7 +184,7 @@ fn an_import_keeps_its_format() {
     assert_eq!(client.task(&client.post("/nodes/pve/qemu", &disks)), "OK");
     let config = client.config(100);
     assert_eq!(config["scsi0"], "local:100/vm-100-disk-0.qcow2,size=1M");
-    assert_eq!(config["scsi1"], "local:100/vm-100-disk-0.raw,size=1M");
+    assert_eq!(config["scsi1"], "local:100/vm-100-disk-1.raw,size=1M");
 }
 
 #[test]
@@ -126,8 +212,8 @@ fn the_configuration_names_the_disks() {
             .to_owned()
     };
     assert_eq!(file("scsi3"), "local:100/vm-100-disk-0.raw");
-    assert_eq!(file("scsi4"), "local:100/vm-100-disk-0.qcow2");
-    assert_eq!(file("virtio0"), "local:100/vm-100-disk-1.raw");
+    assert_eq!(file("scsi4"), "local:100/vm-100-disk-1.qcow2");
+    assert_eq!(file("virtio0"), "local:100/vm-100-disk-2.raw");
 }
 
 #[test]

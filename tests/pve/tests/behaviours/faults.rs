@@ -115,7 +115,7 @@ fn a_task_that_is_killed_leaves_what_it_had_made() {
 
 #[test]
 fn a_task_of_which_nobody_is_told_ends_when_the_server_relents() {
-    let server = Server::start(Setup::new().pace(100));
+    let server = Server::start(Setup::new().pace(20));
     let client = Client::new(&server);
     server.inject(Fault::on("POST", "/nodes/*/qemu").with(What::TaskUntold));
     let created = client.post("/nodes/pve/qemu", "vmid=100");

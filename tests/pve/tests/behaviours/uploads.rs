@@ -79,6 +79,30 @@ fn upload_headers_are_taken_to_the_letter() {
         (500, ""),
         "{answer:?}"
     );
+    let file = "Content-Disposition: form-data; name=\"filename\"";
+    let other = text.replacen(file, &format!("Content-Type: a/b\r\n{file}"), 1);
+    let headers = headers.replace(&(text.len() + 1).to_string(), &other.len().to_string());
+    let answer = client.raw("POST", UPLOAD, &headers, other.as_bytes());
+    answer.unwrap().is(500, "upload failed");
+}
+
+#[test]
+fn an_upload_ends_with_its_closing_boundary() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    let (headers, body) = Form::new()
+        .field("content", "iso")
+        .file("a.iso", b"content")
+        .end();
+    let longer = headers.replace(&body.len().to_string(), &(body.len() + 1).to_string());
+    let message = client.message("POST", UPLOAD, &longer, &body);
+    let mut wire = Wire::open(&(&server).into()).unwrap();
+    // No piece is a whole part.
+    for piece in message.chunks(50) {
+        wire.send(piece).unwrap();
+    }
+    assert_eq!(client.task(&wire.answer().unwrap()), "OK");
+    assert_eq!(stored(&server, "local:iso/a.iso"), b"content");
 }
 
 #[test]
@@ -120,7 +144,11 @@ fn a_large_upload_without_rights_is_cut_off() {
             .field("content", "iso")
             .file("a.iso", &vec![0; 8 << 20])
     };
-    let small = || Form::new().field("content", "iso").file("a.iso", b"x");
+    let small = || {
+        Form::new()
+            .field("content", "iso")
+            .file("a.iso", &vec![0; 197_000])
+    };
     let poor = Client::with_token(&server, "poor@pve!ci", "secret");
     assert!(poor.upload(large()).is_err());
     let answer = poor.upload(small()).unwrap();
@@ -207,10 +235,18 @@ fn an_upload_names_its_file_in_its_task_s_log() {
     assert_eq!(client.task(&sent), "OK");
     let log = client.get(&format!("/nodes/pve/tasks/{upid}/log")).data();
     let lines = log.as_array().unwrap().iter();
-    let mut lines = lines.filter_map(|line| line["t"].as_str());
-    assert!(
-        lines.any(|line| line.starts_with("target file: /") && line.ends_with("/a.iso")),
-        "{log}"
+    let lines = lines.filter_map(|line| line["t"].as_str());
+    let [begin, node, file, size, command, end, last] = lines.collect::<Vec<_>>()[..] else {
+        panic!("{log}")
+    };
+    let from = begin.strip_prefix("starting file import from: ").unwrap();
+    let to = file.strip_prefix("target file: ").unwrap();
+    assert!(to.starts_with('/') && to.ends_with("/a.iso"), "{log}");
+    assert_eq!(command, format!("command: cp -- {from} {to}"));
+    assert_eq!((node, size), ("target node: pve", "file size is: 1"));
+    assert_eq!(
+        (end, last),
+        ("finished file import successfully", "TASK OK")
     );
 }
 
@@ -281,9 +317,45 @@ fn a_download_that_fails_leaves_nothing() {
     let url = format!("{files}/a.raw")
         .replace(':', "%3A")
         .replace('/', "%2F");
-    let form = format!("content=import&filename=a.raw&url={url}");
-    let exit = client.task(&client.post("/nodes/pve/storage/local/download-url", &form));
-    assert!(exit.starts_with("download failed"), "{exit}");
+    let download = |more: &str| {
+        let form = format!("content=import&filename=a.raw&url={url}{more}");
+        client.task(&client.post("/nodes/pve/storage/local/download-url", &form))
+    };
+    assert_eq!(download(""), "download failed: exit code 8");
+    assert_eq!(
+        download("&compression=gz"),
+        "decompression not supported for import"
+    );
     assert_eq!(server.inventory().volumes, []);
     assert_eq!(server.inventory().strays, Vec::<String>::new());
+}
+
+#[test]
+fn an_address_names_its_file_wherever_it_leads() {
+    let server = Server::start(Setup::new());
+    let files = crate::client::web([("/b.raw".to_owned(), b"content".to_vec())].into());
+    let from = crate::client::leads_to(&format!("{files}/b.raw"));
+    let url = format!("{from}/a.raw")
+        .replace(':', "%3A")
+        .replace('/', "%2F");
+    let path = format!("/nodes/pve/query-url-metadata?url={url}");
+    let told = Client::new(&server).get(&path).data();
+    assert_eq!(
+        (&told["filename"], &told["size"]),
+        (&"a.raw".into(), &7.into())
+    );
+}
+
+#[test]
+fn a_checksum_and_its_algorithm_go_together() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    for (one, value, other) in [
+        ("checksum", sha256(b"x"), "checksum-algorithm"),
+        ("checksum-algorithm", "sha256".to_owned(), "checksum"),
+    ] {
+        let form = Form::new().field("content", "iso").field(one, &value);
+        let answer = client.upload(form.file("a.iso", b"x")).unwrap();
+        answer.refuses(other, &format!("missing property required by '{one}'"));
+    }
 }
