@@ -17,8 +17,12 @@ use crate::error::Result;
 /// How long changing, starting or stopping a machine may take.
 pub const OPERATION: Duration = Duration::from_secs(5 * 60);
 
-/// How often it is tried, the first time included.
+/// How often it is tried when nobody knows whether it was heard, the first time included.
 const ATTEMPTS: u32 = 3;
+
+/// The same when somebody else has the machine's lock, for which the server itself waits 10 s: after a machine has ended,
+/// `qm cleanup` may have it for 30 s (seen on the daemons of 9.2).
+const LOCK_ATTEMPTS: u32 = 5;
 
 /// The pause before it is tried again.
 pub const PAUSE: Duration = Duration::from_secs(1);
@@ -104,22 +108,29 @@ impl Proxmox {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let (error, again) = match self.client.call::<Upid>(call.clone()).await {
+            let (error, attempts) = match self.client.call::<Upid>(call.clone()).await {
                 Ok(upid) => match self.follow(&upid, deadline).await {
                     Ok(()) => return Ok(()),
                     Err(Ended::Untold(error)) => return Err(error),
                     Err(Ended::Task(failed)) if failed.exit.ends_with(RUNNING) => return Ok(()),
                     Err(Ended::Task(failed)) => {
-                        let is_locked = failed.exit.ends_with(LOCKED);
-                        (failed.during(doing, &upid), is_locked)
+                        let attempts = match failed.exit.ends_with(LOCKED) {
+                            true => LOCK_ATTEMPTS,
+                            false => 1,
+                        };
+                        (failed.during(doing, &upid), attempts)
                     }
                 },
                 Err(failure) => {
-                    let again = failure.why.is_uncertain() || failure.why.says(LOCKED);
-                    (failure.during(doing), again)
+                    let attempts = match failure.why.is_uncertain() {
+                        _ if failure.why.says(LOCKED) => LOCK_ATTEMPTS,
+                        true => ATTEMPTS,
+                        false => 1,
+                    };
+                    (failure.during(doing), attempts)
                 }
             };
-            if !again || attempt >= ATTEMPTS {
+            if attempt >= attempts {
                 return Err(error);
             }
             tracing::debug!("{error}; trying again");
