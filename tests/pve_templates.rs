@@ -91,6 +91,13 @@ fn a_channel_is_a_tag_that_moves_with_it_and_all_other_tags_stay() {
         list(&node.lab),
         ["lab/web@1 stable", "lab/web@2", "lab/web@3 candidate"]
     );
+    for tag in ["imgbuild-template", "web", "mine"] {
+        let channel = format!("lab/web@{tag}");
+        node.imgbuild(&["template", "unpromote", &channel])
+            .with_code(2)
+            .saying("there is no such channel");
+    }
+    assert_tags(&node, 1, ";mine;stable");
     let unpromote = ["template", "unpromote", "lab/web@stable"];
     let away = Fault::on("GET", RESOURCES).with(What::Unauthorized);
     node.server.inject(away);

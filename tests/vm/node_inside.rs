@@ -86,3 +86,18 @@ fn what_the_guest_finds_on_its_disk_ends_the_build_and_leaves_nothing() {
     );
     node.lab.assert_nothing_left();
 }
+
+#[test]
+fn what_is_written_past_the_file_systems_while_the_disk_is_read_ends_the_build() {
+    let node = Node::whole("pve inside written", Setup::new(), "9000-9099");
+    // Too seldom to be noticed before the reading begins.
+    let writer = "[[step]]\nname = \"writer\"\nrun = \"\"\"\n\
+        (while sleep 4; do dd if=/dev/sda of=/dev/sda bs=512 count=1 conv=notrunc oflag=direct; done) >/dev/null 2>&1 &\n\"\"\"\n";
+    build(&node, &recipe(&node, writer))
+        .with_code(1)
+        .saying("reading the disk of the sealed guest")
+        .saying("something was written to the disk while it was read");
+    assert_eq!(node.calls("POST", "/template"), 0);
+    assert_eq!(node.server.inventory().vms, Vec::<String>::new());
+    node.lab.assert_nothing_left();
+}

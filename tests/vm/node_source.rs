@@ -215,6 +215,14 @@ fn a_template_of_somebody_else_is_known_by_what_its_server_says() {
     let record = node.lab.record_of("out/lab/db-1.template");
     assert_eq!(record["source"]["version"], "lab/web@2");
     assert_eq!(record["source"]["sha256"], file(&node, "web-2").disk);
+    // Whatever its tags say, nobody knows what was done to a clone before it became a template.
+    let version = file(&node, "web-2").vmid;
+    let clone = format!("qemu/{version}/clone");
+    node.curl(&clone, &["-d", "newid=8001", "-d", "full=1"]);
+    node.curl("qemu/8001/template", &["-X", "POST"]);
+    build(&node, &child(&node, "template = 8001")).with_code(0);
+    let verified = &base_of(&node, 3)["annotations"]["verified"];
+    assert_eq!(verified["by"], "server");
 }
 
 #[test]

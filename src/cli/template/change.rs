@@ -78,6 +78,11 @@ pub async fn unpromote(
     (image, channel): (&str, &str),
     screen: Screen,
 ) -> Result<()> {
+    // The name of no channel may be a tag that means something else.
+    registry.find(&Reference {
+        image: image.to_owned(),
+        wanted: Wanted::Channel(channel.to_owned()),
+    })?;
     // The tag first: the command can be given again as long as the registry has the channel.
     if let Some(server) = &server::of(image).await? {
         server::take_off(server, (registry, dirs), (image, channel), screen).await?;

@@ -149,8 +149,10 @@ impl Template {
         let doing = format!("building on the template {named} on {}", server.target.name);
         let (listed, standing) = server.template_named(named, &doing).await?;
         let (node, vmid) = (listed.node, listed.vmid);
+        // Its tags alone do not say so: a clone that somebody has changed and made a template has them, too.
         if let Some(build) = standing.build()
-            && let Some((version, file)) = version_of(build, server, dirs)?
+            && let Some((version, file)) = version_of(build, server, dirs, &doing)?
+            && file.places().any(|it| (it.node, it.vmid) == (&node, vmid))
         {
             version.refuse_revoked(doing)?;
             let basis = Basis {
@@ -212,8 +214,17 @@ impl Template {
         let doing = self.doing();
         let node = &server.target.node;
         let places = self.places(server).await?;
-        let vmid = places.iter().find(|(name, _)| name == node);
-        let vmid = vmid.map(|(_, vmid)| *vmid).unwrap_or_default();
+        let Some((_, vmid)) = places.iter().find(|(name, _)| name == node) else {
+            let places = places.iter().map(|(name, _)| name.as_str());
+            return Err(Error::new(doing)
+                .kind(Kind::Conflict)
+                .cause(format!(
+                    "it is not on {node} any more, but on {}",
+                    places.collect::<Vec<_>>().join(", ")
+                ))
+                .hint("run the build again: it looks for the template anew"));
+        };
+        let vmid = *vmid;
         let standing = server.standing(vmid).await;
         let standing = standing.map_err(|failure| failure.during(doing.as_str()))?;
         match standing.filter(|standing| self.is(standing)) {
@@ -259,6 +270,7 @@ fn version_of(
     build: &str,
     server: &Proxmox,
     dirs: &Dirs,
+    doing: &str,
 ) -> Result<Option<(Version, TemplateFile)>> {
     let Some(registry) = Registry::open_existing(dirs)? else {
         return Ok(None);
@@ -269,6 +281,7 @@ fn version_of(
     let Some(version) = registry.list(None)?.into_iter().find(made) else {
         return Ok(None);
     };
+    version.refuse_missing(doing)?;
     let file = TemplateFile::read_exactly(&version.path, &version.sha256)?;
     let is_here = file.endpoint == server.target.endpoint.as_str();
     Ok(is_here.then_some((version, file)))

@@ -143,7 +143,7 @@ impl Version {
     }
 
     /// Refuses one whose file is not there.
-    fn refuse_missing(&self, doing: impl Into<String>) -> Result<()> {
+    pub fn refuse_missing(&self, doing: impl Into<String>) -> Result<()> {
         match self.is_there() {
             true => Ok(()),
             false => Err(Error::new(doing)

@@ -9,7 +9,7 @@ use super::lease::{self, Lease};
 use super::list::{Listed, Survey};
 use super::{Located, hardware};
 use crate::backend::proxmox::error::Failure;
-use crate::backend::proxmox::{COPY, Proxmox, StoredImage, TEMPLATE, number};
+use crate::backend::proxmox::{Proxmox, StoredImage, TEMPLATE, number};
 use crate::error::{Error, Kind, Result};
 use crate::record::TemplateFile;
 use crate::source::TemplateId;
@@ -60,11 +60,10 @@ impl Standing {
         })
     }
 
-    /// The build that it says it was made by, if it is a finished template of ours or a copy of one.
+    /// The build that it says it was made by, if it says that it is a finished template of ours.
     pub fn build(&self) -> Option<&str> {
         let tags: Vec<&str> = self.tags.iter().map(String::as_str).collect();
-        let is_ours = tags.contains(&TEMPLATE) || tags.contains(&COPY);
-        Lease::build_in(&tags).filter(|_| is_ours)
+        Lease::build_in(&tags).filter(|_| tags.contains(&TEMPLATE))
     }
 
     /// Whether it says that this build made it.
@@ -175,9 +174,13 @@ impl Proxmox {
         let listed = the_one(&survey, named, doing)?;
         let target = &self.target;
         if !target.is_auto && target.node != listed.node {
-            return Err(Error::new(doing).cause(format!(
+            let cause = format!(
                 "it is on {}, and the target builds on {}",
                 listed.node, target.node
+            );
+            return Err(Error::new(doing).cause(cause).hint(format!(
+                "build on a target whose node is {}, or \"auto\"",
+                listed.node
             )));
         }
         let standing = self.on(&listed.node).standing(listed.vmid).await;
@@ -206,7 +209,9 @@ fn the_one<'s>(survey: &'s Survey, named: &TemplateId, doing: &str) -> Result<&'
     let error = || Error::new(doing).kind(Kind::Usage);
     let all: Vec<&Listed> = survey.all().filter(is_named).collect();
     if let Some(away) = all.iter().find(|it| survey.offline.contains(&it.node)) {
-        return Err(Error::new(doing).cause(format!("it is on {}, which is offline", away.node)));
+        return Err(Error::new(doing)
+            .cause(format!("it is on {}, which is offline", away.node))
+            .hint("run the build again when the node is back"));
     }
     let templates: Vec<&Listed> = all.iter().copied().filter(|it| it.is_template).collect();
     match (templates.as_slice(), all.first()) {
@@ -303,13 +308,12 @@ mod tests {
     fn a_template_of_ours_says_which_build_made_it() {
         let build = |tags: &str| changed("tags", tags)?.build().map(str::to_owned);
         let ours = "imgbuild;imgbuild-20261125-142800-0a0b";
-        for what in [TEMPLATE, COPY] {
-            assert_eq!(
-                build(&format!("{ours};{what}")),
-                Some("20261125-142800-0a0b".into())
-            );
-        }
+        assert_eq!(
+            build(&format!("{ours};{TEMPLATE}")),
+            Some("20261125-142800-0a0b".into())
+        );
         assert_eq!(build(ours), None);
+        assert_eq!(build(&format!("{ours};imgbuild-copy")), None);
         assert_eq!(build("imgbuild-template"), None);
     }
 

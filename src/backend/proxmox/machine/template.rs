@@ -142,15 +142,19 @@ impl Proxmox {
         };
         // It may be one by a call whose answer was lost. Its configuration says that it is before its disks are (`template` in
         // qemu-server's API2/Qemu.pm), so what counts is how a task has ended.
-        let (after, about) = (tasks().await?, vmid.to_string());
+        let (Ok(after), about) = (tasks().await, vmid.to_string()) else {
+            return Err(error);
+        };
+        let mut failed = None;
         for upid in after.difference(&before).filter(|it| it.about() == about) {
             match self.follow(upid, CONVERSION).await {
                 Ok(()) => return Ok(()),
                 Err(Ended::Untold(error)) => return Err(error),
-                Err(Ended::Task(_)) => {}
+                Err(Ended::Task(failure)) => failed = Some(failure.during(doing.as_str(), upid)),
             }
         }
-        Err(error)
+        // What was said last may only be that it is called a template.
+        Err(failed.unwrap_or(error))
     }
 
     /// Names and tags a machine or template.

@@ -88,6 +88,13 @@ impl Inside {
 async fn still(dialogue: &mut Dialogue) -> io::Result<()> {
     let mut said = [0; SAID.len()];
     let asking = timeout(FREEZING, dialogue.ask(b"\n", &mut said)).await;
-    asking
-        .map_err(|_| io::Error::other(format!("no answer came within {} s", FREEZING.as_secs())))?
+    asking.map_err(|_| {
+        io::Error::other(format!("no answer came within {} s", FREEZING.as_secs()))
+    })??;
+    match said == SAID {
+        true => Ok(()),
+        false => Err(io::Error::other(
+            "it says something else than what was asked for",
+        )),
+    }
 }

@@ -3,6 +3,9 @@ set -f
 export PATH="$PATH:/usr/sbin:/usr/bin:/sbin:/bin"
 disk=$1
 
+# Whatever programs print is no answer.
+exec 3>&1 >&2
+
 fail() {
     echo "$1" >&2
     exit 1
@@ -16,8 +19,12 @@ changes() {
 
 read -r go || exit
 
+for program in fsfreeze blockdev; do
+    command -v "$program" >/dev/null || fail "it has no $program (package util-linux)"
+done
+
 # Else nothing is counted.
-echo 1 >"/sys/block/$disk/queue/iostats"
+echo 1 >"/sys/block/$disk/queue/iostats" || fail "it does not count what is written to $disk"
 
 # Swapping goes past file systems.
 while read -r file x; do
@@ -64,8 +71,8 @@ do
     before=$now left=$((left - 1))
     [ "$left" -gt 0 ] || fail "something goes on writing to the disk"
 done
-echo still
+echo still >&3
 
 read -r go || exit
 [ "$(changes)" = "$before" ] || fail "something was written to the disk while it was read"
-echo still
+echo still >&3
