@@ -151,11 +151,14 @@ impl Node {
     pub fn curl_on(&self, on: &str, path: &str, fields: &[&str]) {
         let running = || self.server.inventory().running.len();
         let others = running();
+        // Some test looks at what programs are started with.
+        let header = format!("Authorization: {}\n", self.server.authorization());
+        let header = self.lab.write("header", header);
         let sent = Command::new("curl")
             // A server in a hurry drops an upload that is held up for a moment.
             .args(["--retry", "5", "--retry-all-errors"])
             .args(["-sS", "--fail", "-k", "-H"])
-            .arg(format!("Authorization: {}", self.server.authorization()))
+            .arg(format!("@{}", header.display()))
             .args(fields)
             .arg(format!("{}/api2/json/nodes/{on}/{path}", self.server.url()))
             .output()
@@ -187,15 +190,19 @@ impl Node {
 
     /// The sha256 of a template's disk as a guest sees it.
     pub fn content(&self, vmid: u64) -> String {
-        let name = format!("base-{vmid}-disk-0.qcow2");
+        let name = format!("base-{vmid}-disk-*.qcow2");
         let found = Command::new("find")
             .arg(self.server.folder())
-            .args(["-name", &name])
+            .args(["-name", &name, "-printf", "%s %p\\n"])
             .output();
         let found = String::from_utf8(found.unwrap().stdout).unwrap();
+        // The firmware's variables may be on one, too, which is smaller.
+        let disks = found.lines().filter_map(|line| line.split_once(' '));
+        let disk = disks.max_by_key(|(size, _)| size.parse::<u64>().unwrap());
+        let (_, disk) = disk.unwrap_or_else(|| panic!("{vmid} has no disk"));
         let raw = self.lab.path("disk.raw");
         let made = Command::new("qemu-img")
-            .args(["convert", "-O", "raw", found.trim()])
+            .args(["convert", "-O", "raw", disk])
             .arg(&raw)
             .status();
         assert!(made.unwrap().success(), "{found}");

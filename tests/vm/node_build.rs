@@ -182,7 +182,7 @@ fn debian_without_an_agent_is_built_by_uefi_with_secure_boot_and_a_tpm() {
     let check = "od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* | grep -qw 1 && test -e /dev/tpm0";
     let text = format!(
         "[image]\nname = \"web\"\n[source]\nfile = \"{}\"\n\
-         [machine]\ncpus = 2\nmemory = \"{}\"\nfirmware = \"uefi\"\ntpm = true\n{SSH}\
+         [machine]\ncpus = 2\nmemory = \"{}\"\nfirmware = \"uefi\"\ntpm = true\n[ssh]\nport = 2222\ntimeout = \"15m\"\n\
          [target.proxmox]\nsecure-boot = true\n\
          [[step]]\nname = \"look\"\nrun = \"{check}\"\n\
          [[test]]\nname = \"look\"\nrun = \"{check}\"\n",
