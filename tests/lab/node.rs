@@ -1,8 +1,9 @@
 //! A lab with a Proxmox VE node, which the lab's `imgbuild.toml` calls `lab`.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use imgbuild::backend::proxmox::machine::{Board, Extras, Hardware};
 use imgbuild::project::{Project, Target};
@@ -151,18 +152,23 @@ impl Node {
     pub fn curl_on(&self, on: &str, path: &str, fields: &[&str]) {
         let running = || self.server.inventory().running.len();
         let others = running();
-        // Some test looks at what programs are started with.
+        // Some tests look at what programs are started with, and others at the files of their lab.
         let header = format!("Authorization: {}\n", self.server.authorization());
-        let header = self.lab.write("header", header);
-        let sent = Command::new("curl")
+        let mut curl = Command::new("curl")
             // A server in a hurry drops an upload that is held up for a moment.
             .args(["--retry", "5", "--retry-all-errors"])
-            .args(["-sS", "--fail", "-k", "-H"])
-            .arg(format!("@{}", header.display()))
+            .args(["-sS", "--fail", "-k", "-H", "@-"])
             .args(fields)
             .arg(format!("{}/api2/json/nodes/{on}/{path}", self.server.url()))
-            .output()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .unwrap();
+        let mut stdin = curl.stdin.take().unwrap();
+        stdin.write_all(header.as_bytes()).unwrap();
+        drop(stdin);
+        let sent = curl.wait_with_output().unwrap();
         assert!(sent.status.success(), "{sent:?}");
         while running() > others {
             std::thread::sleep(std::time::Duration::from_millis(1));
