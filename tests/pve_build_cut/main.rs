@@ -3,7 +3,7 @@
 //!
 //! One run for each call of a build and each fault that can happen to such a call, and one for each call at which the build is
 //! killed. All of them are more than a thousand, so each day has its part of them ([`lab::today`]), and ten of forty days one
-//! with guests in QEMU; with `IMGBUILD_TEST_SWEEP=all` all are done, which takes an hour on two cores, with `plain`, `layered` or
+//! with guests in QEMU; with `IMGBUILD_TEST_SWEEP=all` all are done, which takes more than an hour (two rows half an hour each), with `plain`, `layered` or
 //! `real` those of this kind. The table at the end tells how each ended.
 
 #[path = "../lab/mod.rs"]
