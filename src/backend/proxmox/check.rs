@@ -220,15 +220,14 @@ impl Proxmox {
             Ok(known) => known,
             Err(failure) => return vec![failure.to_string()],
         };
-        let disks = extras.into_iter().flat_map(|extras| &extras.disks);
-        let disks = disks.filter_map(|disk| Some((disk.storage.as_deref()?, "images")));
+        let disks = extras.into_iter().flat_map(Extras::storages);
+        let disks = disks.map(|name| (name.as_str(), "images"));
         let roles: BTreeSet<_> = self.target.storages().chain(disks).collect();
         let mut findings: Vec<_> = roles
             .into_iter()
             .map(|(name, content)| storage(name, content, &known))
             .collect();
-        let cards = extras.into_iter().flat_map(|extras| &extras.networks);
-        let bridges = cards.flatten().filter_map(|card| card.bridge.as_ref());
+        let bridges = extras.into_iter().flat_map(Extras::bridges);
         let bridges: BTreeSet<_> = bridges.chain(&self.target.bridge).collect();
         for bridge in bridges {
             findings.push(network(self, bridge).await);
@@ -252,8 +251,7 @@ impl Proxmox {
 async fn storages(server: &Proxmox, hardware: Option<&Hardware>) -> Vec<Finding> {
     let target = &server.target;
     let of_hardware = hardware.into_iter().flat_map(|hardware| {
-        let disks = hardware.template.disks.iter();
-        let storages = disks.filter_map(|disk| disk.storage.as_ref());
+        let storages = hardware.template.storages();
         storages.chain(&hardware.storage)
     });
     let images: BTreeSet<&String> = of_hardware.chain(&target.images).collect();
@@ -310,8 +308,7 @@ fn storage(name: &str, content: &str, known: &[Storage]) -> Finding {
 /// The bridges that machines and the template are connected to.
 fn bridges<'b>(server: &'b Proxmox, hardware: Option<&'b Hardware>) -> BTreeSet<&'b String> {
     let of_hardware = hardware.into_iter().flat_map(|hardware| {
-        let cards = hardware.template.networks.iter().flatten();
-        let bridges = cards.filter_map(|card| card.bridge.as_ref());
+        let bridges = hardware.template.bridges();
         bridges.chain(&hardware.bridge)
     });
     of_hardware.chain(&server.target.bridge).collect()

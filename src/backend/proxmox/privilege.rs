@@ -166,11 +166,7 @@ fn of_target(target: &Target, major: u32) -> Vec<Need> {
 /// qemu-server's API2/Qemu.pm, `check_vnet_access` in guest-common.
 fn of_hardware(target: &Target, hardware: &Hardware) -> Vec<Need> {
     let template = &hardware.template;
-    let disks = template
-        .disks
-        .iter()
-        .filter_map(|disk| disk.storage.as_ref());
-    let storages = disks.chain(&hardware.storage);
+    let storages = template.storages().chain(&hardware.storage);
     let mut needs: Vec<Need> = storages
         .map(|name| need(storage(name), &DISKS, "disks of the template"))
         .collect();

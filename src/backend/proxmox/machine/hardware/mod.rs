@@ -68,6 +68,19 @@ pub struct Extras {
     pub cloud_init_drive: bool,
 }
 
+impl Extras {
+    /// The storages that it names.
+    pub fn storages(&self) -> impl Iterator<Item = &String> {
+        self.disks.iter().filter_map(|disk| disk.storage.as_ref())
+    }
+
+    /// The bridges that it names.
+    pub fn bridges(&self) -> impl Iterator<Item = &String> {
+        let cards = self.networks.iter().flatten();
+        cards.filter_map(|card| card.bridge.as_ref())
+    }
+}
+
 /// The board of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
