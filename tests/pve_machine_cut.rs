@@ -214,6 +214,57 @@ fn a_seed_s_copying_of_which_a_killed_boot_was_not_told_is_aborted() {
     place.assert_nothing_left();
 }
 
+/// A place where a killed boot was not told of the task that makes its machine, and never ends.
+fn killed_while_making(name: &str) -> Place {
+    let place = Place::prepare(name, 1);
+    let untold = Fault::on("POST", CREATE).with(What::TaskUntold);
+    place.node.server.inject(untold);
+    let mut child = place.start();
+    let is_making = |upid: &String| upid.contains(":qmcreate:");
+    let running = || place.node.server.inventory().running;
+    until("the task never ran", || running().iter().any(is_making));
+    child.kill().unwrap();
+    end(child).with_code(137);
+    place.node.lab.until_dead();
+    place
+}
+
+#[test]
+fn a_machine_s_making_of_which_a_killed_boot_was_not_told_is_aborted() {
+    let place = killed_while_making("pve boot, machine untold");
+    place.node.imgbuild(&["gc"]).with_code(0);
+    assert_eq!(place.node.server.inventory().running, Vec::<String>::new());
+    place.assert_nothing_left();
+}
+
+#[test]
+fn what_another_build_may_be_making_is_waited_for() {
+    let mut place = killed_while_making("pve boot, machine of others");
+    let seed = "imgbuild-20991231-000000-0a0b-until-20991231-235959.iso";
+    place.node.put_as("iso", seed, b"another's");
+    let is_seed = |(id, _): &&(String, u64)| id.ends_with(seed);
+    let volumes = place.node.server.inventory().volumes;
+    place
+        .before
+        .volumes
+        .extend(volumes.iter().find(is_seed).cloned());
+    place.before.volumes.sort();
+    let calls = place.calls();
+    let gc = place.node.command(&["gc"]).stderr(Stdio::piped()).spawn();
+    let is_look = |path: &str| path.ends_with("/qemu/9000/config");
+    until("gc does not look whose it is", || {
+        let requests = place.node.server.requests();
+        let looks = requests[calls..].iter().filter(|it| is_look(&it.path));
+        looks.count() > 3
+    });
+    place.node.server.relent();
+    end(gc.unwrap()).with_code(0);
+    let tasks = place.node.server.tasks();
+    let made = tasks.iter().find(|task| task.kind == "qmcreate").unwrap();
+    assert_eq!(made.exit.as_deref(), Some("OK"), "it was aborted");
+    place.assert_nothing_left();
+}
+
 /// A pattern for calls like this one.
 fn pattern(path: &str) -> String {
     let path = path

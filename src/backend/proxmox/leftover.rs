@@ -105,7 +105,10 @@ impl Leftover {
         loop {
             attempt += 1;
             match self.try_to_remove(server).await {
-                Err(error) if attempt < ATTEMPTS => tracing::debug!("{error}; trying again"),
+                // What somebody else is doing takes longer than another attempt.
+                Err(error) if attempt < ATTEMPTS && error.get_kind() != Kind::Conflict => {
+                    tracing::debug!("{error}; trying again");
+                }
                 done => return done,
             }
             tokio::time::sleep(PAUSE).await;

@@ -134,8 +134,8 @@ async fn create(
         return Ok(false);
     };
     let upid = begun.upid;
-    // While it is made it has no tags, so it is known by its task alone. Of one that may be another's, removing the machine
-    // waits until it has some.
+    // While it is made it has no tags, so it is known by its task alone. One that may be another's is the affair of removing
+    // the machine.
     let task = match begun.may_be_anothers {
         true => None,
         false => Some(run.guard(server.leftover(What::Task { upid: upid.clone() }))?),

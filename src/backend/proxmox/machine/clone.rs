@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::claim::{Claimed, TAKEN, claim_by, is_taken};
 use super::hardware::{self, Change};
 use super::lease::Lease;
+use super::making::is_ours;
 use super::operate::{LOCKED, PAUSE};
-use super::remove::is_ours;
 use super::site::Site;
 use super::{Origin, Start};
 use crate::backend::proxmox::Proxmox;
@@ -97,8 +97,8 @@ async fn ask(
             return Err(error);
         }
         // It may have been heard though its answer was lost. Its task has the id of the source, so that does not tell; what
-        // there is under the new id does.
-        if is_ours(server, vmid, build, doing).await? {
+        // there is under the new id does, in the end.
+        if is_ours(server, (vmid, build), CLONE, doing).await? {
             return Ok(true);
         }
         if attempt >= ATTEMPTS {

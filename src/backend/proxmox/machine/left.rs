@@ -28,7 +28,7 @@ impl Everywhere {
 }
 
 impl Proxmox {
-    async fn machines_of_builds(&self) -> Result<Vec<Found>, Failure> {
+    pub(super) async fn machines_of_builds(&self) -> Result<Vec<Found>, Failure> {
         let mut machines = self.machines().await?;
         // Templates last: they stay as long as there are linked clones of them.
         machines.sort_by_key(|machine| machine.is_template);
@@ -45,7 +45,7 @@ impl Proxmox {
         Ok(ours.collect())
     }
 
-    async fn seeds_of_builds(&self) -> Result<Vec<Found>, Failure> {
+    pub(super) async fn seeds_of_builds(&self) -> Result<Vec<Found>, Failure> {
         let Some(storage) = &self.target.iso else {
             return Ok(vec![]);
         };

@@ -10,6 +10,7 @@ pub mod inspect;
 mod lease;
 mod left;
 mod list;
+mod making;
 mod operate;
 mod published;
 mod remove;

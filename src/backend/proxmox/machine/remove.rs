@@ -3,10 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::lease::Lease;
 use super::list::Survey;
+use super::making::{self, is_ours};
 use super::operate::OPERATION;
 use super::published::{Drift, Located};
 use crate::backend::proxmox::Proxmox;
@@ -21,13 +20,6 @@ const REMOVAL: Duration = Duration::from_secs(10 * 60);
 /// How long somebody may take to make a machine of which it is not known yet whose it is.
 const MAKING: Duration = Duration::from_secs(5 * 60);
 
-/// How often that is looked at.
-const PACE: Duration = Duration::from_secs(1);
-
-/// What a machine that is being made is locked with. It has nothing else yet, no tags either; or, of a clone with several disks,
-/// only some of them.
-const MAKING_LOCKS: [&str; 2] = ["create", "clone"];
-
 /// Removes the machine of this id if this build made it, with its disks, whatever it is doing. One that is gone, or that
 /// somebody else has made under the id, is success.
 pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
@@ -36,7 +28,8 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
     let Some(server) = &server.with_machine(vmid, &doing).await? else {
         return Ok(());
     };
-    if !is_ours(server, vmid, build, &doing).await? {
+    making::abort(server, (vmid, build), &doing).await?;
+    if !is_ours(server, (vmid, build), MAKING, &doing).await? {
         return Ok(());
     }
     // What was asked for and hangs has the machine's lock.
@@ -52,7 +45,7 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
     {
         Ok(()) => Ok(()),
         // It may have been heard though its answer was lost.
-        Err(error) => match is_ours(server, vmid, build, &doing).await? {
+        Err(error) => match is_ours(server, (vmid, build), MAKING, &doing).await? {
             true => Err(error),
             false => Ok(()),
         },
@@ -210,25 +203,4 @@ fn deletion(server: &Proxmox, vmid: u32) -> Call {
     Call::delete(server.machine_path(vmid, &[]))
         .with("purge", "1")
         .with("destroy-unreferenced-disks", "1")
-}
-
-/// Whether there is a machine of this id, and the build made it. One that is being made is waited for.
-pub(super) async fn is_ours(server: &Proxmox, vmid: u32, build: &str, doing: &str) -> Result<bool> {
-    let began = Instant::now();
-    loop {
-        let config = server.machine_config(vmid).await;
-        let config = config.map_err(|failure| failure.during(doing))?;
-        let Some(config) = config else {
-            return Ok(false);
-        };
-        let lock = config.lock.as_deref();
-        if !lock.is_some_and(|lock| MAKING_LOCKS.contains(&lock)) {
-            return Ok(config.is_of(build));
-        }
-        if began.elapsed() > MAKING {
-            return Err(Error::new(doing)
-                .cause("somebody is still making it, and until then nobody can tell who"));
-        }
-        tokio::time::sleep(PACE).await;
-    }
 }
