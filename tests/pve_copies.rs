@@ -301,3 +301,22 @@ fn status_tells_what_is_on_which_node() {
     assert_eq!(status["layers"][0]["node"], "pve2");
     assert_eq!(status["storages"][1]["node"], "pve2");
 }
+
+#[test]
+fn a_template_is_one_before_the_cluster_s_list_says_so() {
+    let node = cluster("pve late list", &[]);
+    // The server makes the list now, and not again for some seconds.
+    node.imgbuild(&["template", "list", "--target", "lab"])
+        .with_code(0);
+    node.has_version(1, "pve", &[]);
+    node.is_registered();
+    node.target(
+        "node = \"pve2\"\nvmid-range = \"9000-9099\"\n\
+         storages = { import = \"local\", images = \"local\", iso = \"local\" }\n",
+    );
+    let recipe = "[image]\nname = \"db\"\n[source]\nimage = \"web\"\n";
+    let recipe = node.lab.write("db.toml", recipe);
+    node.imgbuild(&["run", "--target", "lab", recipe.to_str().unwrap()])
+        .with_code(5)
+        .saying("building on lab/web@1: it is on pve, and the target builds on pve2");
+}

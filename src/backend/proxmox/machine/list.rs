@@ -1,12 +1,12 @@
 //! The machines and templates on the target's nodes, and on the other nodes of their cluster.
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use serde::Deserialize;
 
 use super::lease;
 use crate::backend::proxmox::call::{Call, Path};
 use crate::backend::proxmox::error::Failure;
-use crate::backend::proxmox::{Everywhere, Proxmox, number};
+use crate::backend::proxmox::{Everywhere, Proxmox, TEMPLATE, number};
 
 /// A machine or template, as the node lists it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,7 +25,8 @@ pub struct Listed {
 pub struct Survey {
     /// Those on the target's nodes that are online, by id.
     pub here: Vec<Listed>,
-    /// Those on other nodes. They are as they were some seconds ago. Of those on nodes that are offline little is known.
+    /// Those on other nodes. They are as they were some seconds ago, but for whether they are finished templates. Of those on
+    /// nodes that are offline little is known.
     pub elsewhere: Vec<Listed>,
     /// The target's nodes that could not be asked.
     pub offline: Vec<String>,
@@ -100,10 +101,26 @@ impl Proxmox {
         let here = try_join_all(servers.iter().map(Proxmox::machines)).await?;
         let mut here = here.concat();
         here.sort_by_key(|machine| machine.vmid);
+        let mut elsewhere: Vec<_> = others.map(|guest| guest.machine.on(&guest.node)).collect();
+        join_all(elsewhere.iter_mut().map(|listed| self.look_again(listed))).await;
         Ok(Survey {
             here,
-            elsewhere: others.map(|guest| guest.machine.on(&guest.node)).collect(),
+            elsewhere,
             offline,
         })
+    }
+
+    /// Asks for the truth about one in the cluster's list that should be a template by its tags, which are always of today. That
+    /// it is one, and its name, are only said some seconds after it has become one. It is left as it is if its node does not
+    /// say.
+    async fn look_again(&self, listed: &mut Listed) {
+        if listed.is_template || !listed.has(TEMPLATE) {
+            return;
+        }
+        let config = self.on(&listed.node).machine_config(listed.vmid).await;
+        if let Ok(Some(config)) = config {
+            listed.is_template = config.is_template();
+            listed.name = config.name.unwrap_or_default();
+        }
     }
 }
