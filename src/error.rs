@@ -224,6 +224,18 @@ impl Error {
         self
     }
 
+    /// Changes what it says in its own words; what it points at in a recipe stays.
+    pub fn rewritten(mut self, change: impl Fn(&str) -> String) -> Self {
+        let inner = &mut *self.0;
+        inner.doing = change(&inner.doing);
+        let detail = inner.detail.as_mut().map(|detail| &mut detail.text);
+        let others = [inner.cause.as_mut(), inner.hint.as_mut(), detail];
+        for text in others.into_iter().flatten() {
+            *text = change(text);
+        }
+        self
+    }
+
     /// Marks it as shown to the user already: what remains is its exit code.
     pub fn told(mut self) -> Self {
         self.0.told = true;

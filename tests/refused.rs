@@ -100,3 +100,20 @@ fn a_secret_that_is_not_there() {
         .saying("the environment has no LAB_NO_SUCH_VARIABLE");
     lab.assert_nothing_left();
 }
+
+#[test]
+fn an_error_that_would_say_a_secret() {
+    let lab = Lab::new("secret in an error");
+    let rest = "[secrets]\nA = { command = \"echo hunter2000\" }\nB = { command = \"echo no hunter2000 >&2; exit 1\" }\n\
+                [[step]]\nrun = \"true\"\nsecrets = [\"A\", \"B\"]\n";
+    let recipe = lab.recipe("secret", Image::Tiny, rest);
+    for format in ["human", "json"] {
+        let ended = lab.imgbuild(&["run", "--format", format, recipe.to_str().unwrap()]);
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        assert!(said.contains("fetching the secret B"), "{said}");
+        assert!(said.contains("no ********"), "{said}");
+        let told = said.replace("echo no hunter2000", "");
+        assert!(!told.contains("hunter2000"), "{said}");
+    }
+    lab.assert_nothing_left();
+}

@@ -247,9 +247,10 @@ async fn build(plan: &Plan, shared: &Shared<'_>) -> Result<()> {
         }
         Err(failure) => failure,
     };
+    let failed = run.events.without_secrets(failure.error);
     // The cause first: cleaning up may take its time.
-    tell(&failure.error);
-    run.events.log_only(&failure.error.to_string());
+    tell(&failed);
+    run.events.log_only(&failed.to_string());
     let keep = match failure.login {
         // There is nothing to look at in one that is gone.
         Some(login) if run.has_machine() && wants_to_keep(&plan.name, shared).await => Some(login),
@@ -269,7 +270,7 @@ async fn build(plan: &Plan, shared: &Shared<'_>) -> Result<()> {
     if let Err(remains) = kept_or_cleaned {
         tell(&remains);
     }
-    Err(failure.error)
+    Err(failed)
 }
 
 async fn attempt(
@@ -337,10 +338,11 @@ pub(super) async fn clean_up(run: &Run) -> Result<()> {
         return Ok(());
     }
     let list = remaining.iter().map(|(what, why)| format!("{what}: {why}"));
-    Err(Error::new("cleaning up")
+    let error = Error::new("cleaning up")
         .cause("some of what this build has made remains")
         .detail("what remains, and why", list.collect::<Vec<_>>().join("\n"))
-        .hint("`imgbuild gc` tries again"))
+        .hint("`imgbuild gc` tries again");
+    Err(run.events.without_secrets(error))
 }
 
 async fn wants_to_keep(name: &str, shared: &Shared<'_>) -> bool {

@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::error::Error;
+
 /// One thing that happened in one build.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -94,6 +96,11 @@ impl Events {
         })
     }
 
+    /// The same for an error: a console or a server may have said a secret, too.
+    pub fn without_secrets(&self, error: Error) -> Error {
+        error.rewritten(|text| self.masked(text))
+    }
+
     /// A phase began.
     pub fn started(&self, phase: &str) {
         self.emit(What::Started {
@@ -158,6 +165,20 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_says_no_secret_in_any_of_its_parts() {
+        let events = Events::new("web", vec![]);
+        events.mask("hunter2000");
+        let error = Error::new("asking for hunter2000")
+            .cause("it is not hunter2000")
+            .detail("what it said", "hunter2000\nhunter2000")
+            .hint("try hunter2000");
+        let error = events.without_secrets(error);
+        assert!(!format!("{error:?} {error}").contains("hunter2000"));
+        assert_eq!(error.get_doing(), format!("asking for {MASK}"));
+        assert_eq!(error.get_detail().unwrap().text, format!("{MASK}\n{MASK}"));
+    }
 
     #[test]
     fn secrets_are_masked_whole_and_by_line() {

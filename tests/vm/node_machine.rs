@@ -115,20 +115,6 @@ fn a_guest_without_either_is_found_by_its_console_though_that_breaks_off() {
 }
 
 #[test]
-fn a_cloud_image_without_an_agent_tells_where_it_is_by_cloud_init() {
-    let node = Node::whole("pve boot by cloud-init", Setup::new(), "9000-9000");
-    let silent = Fault::on("*", AGENT).always().with(What::AgentSilent);
-    node.server.inject(silent);
-    let rest = "[ssh]\nport = 2222\ntimeout = \"10m\"\n";
-    let recipe = node.lab.recipe("debian", Image::Debian, rest);
-    let at = format!("SSH answers at {}", node.server.address(9000));
-    boot(&node, recipe.to_str().unwrap())
-        .with_code(0)
-        .printing_part(&at);
-    assert_no_machine(&node);
-}
-
-#[test]
 fn a_boot_that_fails_shows_the_end_of_the_console() {
     let node = Node::whole("pve boot that fails", Setup::new(), "9000-9000");
     let silent = Fault::on("*", AGENT).always().with(What::AgentSilent);

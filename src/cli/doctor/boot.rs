@@ -178,6 +178,7 @@ impl Check<'_> {
     ) -> Result<T> {
         let before = self.run.timings().len();
         let done = part.await;
+        let done = done.map_err(|error| self.run.events.without_secrets(error));
         let phases: Vec<_> = self.run.timings()[before..]
             .iter()
             .map(|timing| format!("{} {}", timing.phase, duration(timing.elapsed)))

@@ -76,6 +76,7 @@ async fn one(
     let run = Run::start(&plan.name, online.dirs, interrupt, observer).inspect_err(tell)?;
     server.mask_login(&run.events);
     let brought = bring(&plan, server, online, &run).await;
+    let brought = brought.map_err(|error| run.events.without_secrets(error));
     // The cause first: cleaning up may take its time.
     if let Err(error) = &brought {
         tell(error);
