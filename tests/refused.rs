@@ -117,3 +117,18 @@ fn an_error_that_would_say_a_secret() {
     }
     lab.assert_nothing_left();
 }
+
+#[test]
+fn an_output_that_cannot_be_written() {
+    let lab = Lab::new("output");
+    // Something that even root cannot do: its name is too long while it is not finished.
+    let path = format!("{}.qcow2", "x".repeat(230));
+    let rest = format!("[output]\npath = \"{path}\"\n");
+    let recipe = lab.recipe("out", Image::Tiny, &rest);
+    lab.imgbuild(&["run", recipe.to_str().unwrap()])
+        .with_code(1)
+        .saying("trying to write beside")
+        .saying("File name too long")
+        .not_saying(" boot");
+    lab.assert_nothing_left();
+}

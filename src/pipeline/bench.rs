@@ -90,7 +90,7 @@ impl<'b> Bench<'b> {
         let signer = run.unless_interrupted(signer).await?;
         let repository = async { Ok(Repository::of(&recipe_folder(plan), &inputs(plan)).await) };
         let repository = run.unless_interrupted(repository).await?;
-        Ok(Bench {
+        let bench = Bench {
             plan,
             options,
             run,
@@ -99,7 +99,22 @@ impl<'b> Bench<'b> {
             repository,
             version,
             registry: RefCell::new(registry),
-        })
+        };
+        bench.try_to_write()?;
+        Ok(bench)
+    }
+
+    /// Makes the image's file and removes it again: that it cannot be made must not be found out when all else is done.
+    fn try_to_write(&self) -> Result<()> {
+        let guard = self.run.guard(self.unfinished_image())?;
+        let path = self.unfinished_path();
+        let doing = || format!("trying to write beside {}", self.final_path().display());
+        let made = std::fs::File::create(&path).doing(doing);
+        if made.is_ok() {
+            std::fs::remove_file(&path).doing(doing)?;
+        }
+        self.run.release(&guard)?;
+        made.map(drop)
     }
 
     /// Where the finished image goes; what stands beside it is named after it.
