@@ -214,6 +214,45 @@ fn a_seed_s_copying_of_which_a_killed_boot_was_not_told_is_aborted() {
     place.assert_nothing_left();
 }
 
+/// A boot after which the server removes its machine, but not the disk of that.
+fn with_a_busy_disk(name: &str, disk: Option<What>) -> (Place, Ended) {
+    let place = Place::prepare(name, 100);
+    let busy = Fault::on("DELETE", "/nodes/*/qemu/*").with(What::DiskStays);
+    place.node.server.inject(busy);
+    if let Some(what) = disk {
+        let disk = Fault::on("DELETE", "/nodes/*/storage/*/content/**");
+        place.node.server.inject(disk.with(what));
+    }
+    let ended = end(place.start()).with_code(1);
+    (place, ended)
+}
+
+#[test]
+fn a_disk_that_stayed_when_its_machine_went_is_removed() {
+    let (place, ended) = with_a_busy_disk("pve boot, busy disk", None);
+    ended.not_saying("remains");
+    place.assert_nothing_left();
+}
+
+#[test]
+fn a_disk_that_cannot_be_removed_is_named() {
+    let forbidden = What::Forbidden {
+        path: "/storage/local".into(),
+        privilege: "Datastore.Allocate".into(),
+    };
+    let (place, ended) = with_a_busy_disk("pve boot, disk for ever", Some(forbidden));
+    let disk = "local:9000/vm-9000-disk-0.qcow2";
+    ended
+        .saying("some of what this build has made remains")
+        .saying("it is gone, but its disk stays")
+        .saying(&format!("on the node: pvesm free {disk}"));
+    place.node.imgbuild(&["gc"]).with_code(0);
+    let volumes = place.node.server.inventory().volumes;
+    let is_disk = |(id, _): &(String, u64)| id.ends_with(disk);
+    assert_eq!(volumes.len(), place.before.volumes.len() + 1);
+    assert!(volumes.iter().any(is_disk), "{volumes:?}");
+}
+
 /// A place where a killed boot was not told of the task that makes its machine, and never ends.
 fn killed_while_making(name: &str) -> Place {
     let place = Place::prepare(name, 1);

@@ -208,6 +208,9 @@ fn troubles(call: &Call) -> Vec<Trouble> {
     if call.makes_machine() {
         faults.push(("taken", What::VmidTaken));
     }
+    if call.method == "DELETE" && call.pattern.ends_with("/qemu/*") {
+        faults.push(("disk stays", What::DiskStays));
+    }
     if call.pattern.ends_with("/shutdown") {
         faults.push(("no shutdown", What::ShutdownHangs));
     }

@@ -41,6 +41,12 @@ const ATTEMPTS: u32 = 3;
 /// How many lines of a failed task's log are shown.
 const SHOWN: u64 = 10;
 
+/// How many lines of a log are read where all are wanted.
+const WHOLE: u64 = 500;
+
+/// What the end of a task with warnings begins with.
+const WITH_WARNINGS: &str = "WARNINGS:";
+
 /// The name of a task: `UPID:NODE:PID:PSTART:STARTTIME:TYPE:ID:USER:`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -157,7 +163,7 @@ impl Listed {
 
 /// A task that ends with warnings has done what it was for.
 fn is_good(exit: &str) -> bool {
-    exit == "OK" || exit.starts_with("WARNINGS:")
+    exit == "OK" || exit.starts_with(WITH_WARNINGS)
 }
 
 /// How a task ended that did not end well.
@@ -343,11 +349,23 @@ impl Proxmox {
         upid.user() == self.client.identity()
     }
 
+    /// What a task that has ended warns of.
+    pub async fn warnings(&self, upid: &Upid) -> Result<Vec<String>, Failure> {
+        let status = self.task_status(upid).await?;
+        let warns = |exit: &str| exit.starts_with(WITH_WARNINGS);
+        if !status.exitstatus.as_deref().is_some_and(warns) {
+            return Ok(vec![]);
+        }
+        let lines = self.log(upid, 0, WHOLE).await?.data.into_iter();
+        let warnings = lines.filter(|line| line.t.starts_with("WARN"));
+        Ok(warnings.map(|line| line.t).collect())
+    }
+
     /// Whether it does not run any more, and what its log begins with.
     pub async fn head_of_log(&self, upid: &Upid) -> Result<(bool, Vec<String>), Failure> {
         // Before its log, which is whole then.
         let ended = self.task_status(upid).await?.ended().is_some();
-        let lines = self.log(upid, 0).await?.data.into_iter();
+        let lines = self.log(upid, 0, SHOWN).await?.data.into_iter();
         Ok((ended, lines.map(|line| line.t).collect()))
     }
 
@@ -356,22 +374,22 @@ impl Proxmox {
         self.client.call(Call::get(path)).await
     }
 
-    /// Some lines of a task's log, from `start` on.
-    async fn log(&self, upid: &Upid, start: u64) -> Result<Answer<Vec<Line>>, Failure> {
+    /// So many lines of a task's log at most, from `start` on.
+    async fn log(&self, upid: &Upid, start: u64, limit: u64) -> Result<Answer<Vec<Line>>, Failure> {
         let path = Path::new(["nodes", upid.node(), "tasks", &upid.0, "log"]);
         let call = Call::get(path)
             .with("start", start.to_string())
-            .with("limit", SHOWN.to_string());
+            .with("limit", limit.to_string());
         self.client.answer(call).await
     }
 
     /// What cannot be had is left out: the task's own word is the cause, this is evidence.
     async fn end_of_log(&self, upid: &Upid) -> String {
-        let Ok(mut answer) = self.log(upid, 0).await else {
+        let Ok(mut answer) = self.log(upid, 0, SHOWN).await else {
             return String::new();
         };
         if let Some(total) = answer.total.filter(|total| *total > SHOWN)
-            && let Ok(end) = self.log(upid, total - SHOWN).await
+            && let Ok(end) = self.log(upid, total - SHOWN, SHOWN).await
         {
             answer = end;
         }

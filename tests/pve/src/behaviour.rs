@@ -217,6 +217,8 @@ pub const BEHAVIOURS: &[Behaviour] = &[
         "A linked clone has a copy of tpmstate0."),
     row(LIFE, "disks_that_nobody_names_stay_behind", Observed,
         "DELETE without destroy-unreferenced-disks=1 leaves disks that the configuration does not name."),
+    row(LIFE, "a_busy_disk_stays_when_its_vm_goes", Read,
+        "A disk that cannot be removed is a warning of qmdestroy, `Could not remove disk '…', check manually: …`. The VM goes all the same."),
     row(LIFE, "deleting_a_volume_asks_nobody", Observed,
         "DELETE of a disk in /content does not look whether a VM has it."),
     row(LIFE, "deleting_what_is_gone_is_ok", Compared,

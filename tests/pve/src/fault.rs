@@ -28,6 +28,8 @@ pub enum What {
     TaskError { message: String },
     /// The call's task has a warning, and so ends with `WARNINGS: 1`, which is a success.
     TaskWarns { message: String },
+    /// The disks of a machine that is removed are busy: they stay, which is a warning.
+    DiskStays,
     /// The call's task stops in the middle of its work, with all locks that it has, and never ends unless it is aborted
     /// or the server relents.
     TaskHangs,

@@ -39,10 +39,7 @@ pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
     }
     let stop = Call::post(server.machine_path(vmid, &["status", "stop"]));
     server.operate(stop, &doing, OPERATION).await?;
-    match server
-        .operate(deletion(server, vmid), &doing, REMOVAL)
-        .await
-    {
+    match server.destroy(vmid, &doing).await? {
         Ok(()) => Ok(()),
         // It may have been heard though its answer was lost.
         Err(error) => match is_ours(server, (vmid, build), MAKING, &doing).await? {
@@ -75,6 +72,31 @@ pub enum Fate {
 }
 
 impl Proxmox {
+    /// Removes a machine that is off, or a template, with its disks. The inner error tells that it was not removed, the outer
+    /// one that some of it stays for ever: its machine is gone, so nobody finds it any more.
+    async fn destroy(&self, vmid: u32, doing: &str) -> Result<Result<()>> {
+        let call = Call::delete(self.machine_path(vmid, &[]))
+            .with("purge", "1")
+            .with("destroy-unreferenced-disks", "1");
+        let upid = match self.operate_by(call, doing, REMOVAL).await {
+            Ok(upid) => upid,
+            Err(error) => return Ok(Err(error)),
+        };
+        // Not being able to ask is no reason to fail: it has ended well.
+        let warnings = self.warnings(&upid).await.unwrap_or_default();
+        for volume in warnings.iter().filter_map(|warning| staying(warning)) {
+            let (storage, _) = volume.split_once(':').unwrap_or_default();
+            let removed = self.remove_volume(storage, "images", volume).await;
+            removed.map_err(|error| {
+                Error::new(doing)
+                    .kind(Kind::Conflict)
+                    .cause(format!("it is gone, but its disk stays: {error}"))
+                    .hint(format!("on the node: pvesm free {volume}"))
+            })?;
+        }
+        Ok(Ok(()))
+    }
+
     /// The machines whose disks are overlays of a template's, as far as the storage for disks tells.
     pub async fn users_of(&self, vmid: u32) -> Result<BTreeSet<u32>, Failure> {
         let Some(storage) = &self.target.images else {
@@ -93,7 +115,7 @@ impl Proxmox {
     /// Removes a template with its disks. The server refuses while others are overlays of them.
     pub(super) async fn remove_template(&self, vmid: u32) -> Result<()> {
         let doing = format!("removing the template {vmid} from {}", self.target.name);
-        match self.operate(deletion(self, vmid), &doing, REMOVAL).await {
+        match self.destroy(vmid, &doing).await? {
             Ok(()) => Ok(()),
             Err(error) => match self.machine_config(vmid).await {
                 // It may have been heard though its answer was lost, or somebody else was first.
@@ -199,8 +221,11 @@ impl Proxmox {
     }
 }
 
-fn deletion(server: &Proxmox, vmid: u32) -> Call {
-    Call::delete(server.machine_path(vmid, &[]))
-        .with("purge", "1")
-        .with("destroy-unreferenced-disks", "1")
+/// How Proxmox VE begins to say that a machine's disk stays though the machine goes; the disk follows, in quotes.
+const STAYS: &str = "Could not remove disk '";
+
+/// The disk that a warning of a removal names.
+fn staying(warning: &str) -> Option<&str> {
+    let (_, after) = warning.split_once(STAYS)?;
+    after.split_once('\'').map(|(volume, _)| volume)
 }

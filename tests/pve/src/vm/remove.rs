@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::context::Context;
+use crate::fault::What;
 use crate::reply::{Failure, Reply};
 use crate::storage;
 use crate::task;
@@ -22,6 +23,7 @@ pub async fn remove(context: Context) -> Reply {
         move |worker| async move {
             let cluster = &worker.cluster;
             let _lock = cluster.locks.exclusive(vmid, cluster.wait(LOCK)).await?;
+            let stays = worker.fault == Some(What::DiskStays);
             worker.middle().await?;
             let config = {
                 let mut world = cluster.world();
@@ -45,9 +47,17 @@ pub async fn remove(context: Context) -> Reply {
                 }
             }
             for volume in volumes {
-                volume.free().map_err(|error| {
-                    format!("unlink '{}' failed - {error}", volume.path.display())
-                })?;
+                let freed = match stays {
+                    true => Err(std::io::Error::from(std::io::ErrorKind::ResourceBusy)),
+                    false => volume.free(),
+                };
+                if let Err(error) = freed {
+                    let path = volume.path.display();
+                    worker.warn(&format!(
+                        "Could not remove disk '{}', check manually: unlink '{path}' failed - {error}",
+                        volume.id
+                    ));
+                }
             }
             let mut world = cluster.world();
             world.vms.remove(&vmid);

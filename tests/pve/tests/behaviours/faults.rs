@@ -126,6 +126,25 @@ fn a_task_of_which_nobody_is_told_ends_when_the_server_relents() {
 }
 
 #[test]
+fn a_busy_disk_stays_when_its_vm_goes() {
+    let server = Server::start(Setup::new());
+    let client = Client::new(&server);
+    client.has_vm(100, &[]);
+    let volumes = server.inventory().volumes;
+    let (disk, _) = &volumes[0];
+    let disk = disk.strip_prefix("pve/").unwrap();
+    server.inject(Fault::on("DELETE", "/nodes/*/qemu/*").with(What::DiskStays));
+    let removed = client.delete(&client.vm(100, "?purge=1"));
+    assert_eq!(client.task(&removed), "WARNINGS: 1");
+    let after = server.inventory();
+    assert_eq!((after.vms.len(), &after.volumes), (0, &volumes));
+    let path = format!("/nodes/pve/tasks/{}/log", removed.data().as_str().unwrap());
+    let log = client.get(&path).data().to_string();
+    let said = format!("WARN: Could not remove disk '{disk}', check manually: ");
+    assert!(log.contains(&said), "{log}");
+}
+
+#[test]
 fn an_id_that_was_taken_is_somebody_elses() {
     let server = Server::start(Setup::new());
     let client = Client::new(&server);
