@@ -224,6 +224,14 @@ impl Error {
         self
     }
 
+    /// It with what to do, in one line: for lists of several.
+    pub fn with_hint(&self) -> String {
+        match self.get_hint() {
+            Some(hint) => format!("{self}; hint: {hint}"),
+            None => self.to_string(),
+        }
+    }
+
     /// Changes what it says in its own words; what it points at in a recipe stays.
     pub fn rewritten(mut self, change: impl Fn(&str) -> String) -> Self {
         let inner = &mut *self.0;

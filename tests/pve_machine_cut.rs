@@ -214,43 +214,42 @@ fn a_seed_s_copying_of_which_a_killed_boot_was_not_told_is_aborted() {
     place.assert_nothing_left();
 }
 
-/// A boot after which the server removes its machine, but not the disk of that.
-fn with_a_busy_disk(name: &str, disk: Option<What>) -> (Place, Ended) {
+/// A place where the server removes machines, but not the disks of the first.
+fn with_a_busy_disk(name: &str) -> Place {
     let place = Place::prepare(name, 100);
     let busy = Fault::on("DELETE", "/nodes/*/qemu/*").with(What::DiskStays);
     place.node.server.inject(busy);
-    if let Some(what) = disk {
-        let disk = Fault::on("DELETE", "/nodes/*/storage/*/content/**");
-        place.node.server.inject(disk.with(what));
-    }
-    let ended = end(place.start()).with_code(1);
-    (place, ended)
+    place
 }
 
 #[test]
 fn a_disk_that_stayed_when_its_machine_went_is_removed() {
-    let (place, ended) = with_a_busy_disk("pve boot, busy disk", None);
-    ended.not_saying("remains");
+    let place = with_a_busy_disk("pve boot, busy disk");
+    end(place.start()).with_code(1).not_saying("remains");
     place.assert_nothing_left();
 }
 
 #[test]
-fn a_disk_that_cannot_be_removed_is_named() {
+fn a_disk_that_cannot_be_removed_is_named_and_gc_tries_again() {
+    let place = with_a_busy_disk("pve boot, disk for now");
     let forbidden = What::Forbidden {
         path: "/storage/local".into(),
         privilege: "Datastore.Allocate".into(),
     };
-    let (place, ended) = with_a_busy_disk("pve boot, disk for ever", Some(forbidden));
-    let disk = "local:9000/vm-9000-disk-0.qcow2";
-    ended
+    let removing = Fault::on("DELETE", "/nodes/*/storage/*/content/**").always();
+    place.node.server.inject(removing.with(forbidden));
+    let named = "local:9000/vm-9000-disk-0.qcow2";
+    end(place.start())
+        .with_code(1)
         .saying("some of what this build has made remains")
-        .saying("it is gone, but its disk stays")
-        .saying(&format!("on the node: pvesm free {disk}"));
+        .saying(&format!("it is gone, but its disk stays: removing {named}"))
+        .saying("Datastore.Allocate")
+        .saying(&format!("on the node: pvesm free {named}"));
+    let hint = format!("on the node: pvesm free {named}");
+    place.node.imgbuild(&["gc"]).with_code(1).saying(&hint);
+    place.node.server.relent();
     place.node.imgbuild(&["gc"]).with_code(0);
-    let volumes = place.node.server.inventory().volumes;
-    let is_disk = |(id, _): &(String, u64)| id.ends_with(disk);
-    assert_eq!(volumes.len(), place.before.volumes.len() + 1);
-    assert!(volumes.iter().any(is_disk), "{volumes:?}");
+    place.assert_nothing_left();
 }
 
 /// A place where a killed boot was not told of the task that makes its machine, and never ends.
@@ -276,18 +275,9 @@ fn a_machine_s_making_of_which_a_killed_boot_was_not_told_is_aborted() {
     place.assert_nothing_left();
 }
 
-#[test]
-fn what_another_build_may_be_making_is_waited_for() {
-    let mut place = killed_while_making("pve boot, machine of others");
-    let seed = "imgbuild-20991231-000000-0a0b-until-20991231-235959.iso";
-    place.node.put_as("iso", seed, b"another's");
-    let is_seed = |(id, _): &&(String, u64)| id.ends_with(seed);
-    let volumes = place.node.server.inventory().volumes;
-    place
-        .before
-        .volumes
-        .extend(volumes.iter().find(is_seed).cloned());
-    place.before.volumes.sort();
+/// Asserts that `gc` waits for the machine, and does not abort what makes it.
+#[track_caller]
+fn assert_waited_for(place: &Place) {
     let calls = place.calls();
     let gc = place.node.command(&["gc"]).stderr(Stdio::piped()).spawn();
     let is_look = |path: &str| path.ends_with("/qemu/9000/config");
@@ -302,6 +292,35 @@ fn what_another_build_may_be_making_is_waited_for() {
     let made = tasks.iter().find(|task| task.kind == "qmcreate").unwrap();
     assert_eq!(made.exit.as_deref(), Some("OK"), "it was aborted");
     place.assert_nothing_left();
+}
+
+#[test]
+fn what_another_build_may_be_making_is_waited_for() {
+    let mut place = killed_while_making("pve boot, machine of others");
+    let seed = "imgbuild-20991231-000000-0a0b-until-20991231-235959.iso";
+    place.node.put_as("iso", seed, b"another's");
+    let is_seed = |(id, _): &&(String, u64)| id.ends_with(seed);
+    let volumes = place.node.server.inventory().volumes;
+    place
+        .before
+        .volumes
+        .extend(volumes.iter().find(is_seed).cloned());
+    place.before.volumes.sort();
+    assert_waited_for(&place);
+}
+
+#[test]
+fn what_was_begun_long_after_the_build_has_asked_is_waited_for() {
+    let place = killed_while_making("pve boot, machine of later");
+    let builds = place.node.lab.home().join("state/builds");
+    let build = std::fs::read_dir(builds).unwrap().next().unwrap();
+    let journal = build.unwrap().path().join("journal.jsonl");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let (before, after) = text.split_once("\"asked\":").unwrap();
+    let (at, after) = after.split_once('}').unwrap();
+    let earlier = at.parse::<i64>().unwrap() - 600;
+    std::fs::write(&journal, format!("{before}\"asked\":{earlier}}}{after}")).unwrap();
+    assert_waited_for(&place);
 }
 
 /// A pattern for calls like this one.

@@ -114,7 +114,7 @@ impl OnTarget {
     /// Reports what could not be removed, which is an error.
     fn verdict(self, screen: Screen) -> Result<()> {
         for (_, error) in &self.remaining {
-            screen.note(&error.to_string());
+            screen.note(&error.with_hint());
         }
         match self.remaining.is_empty() {
             true => Ok(()),
@@ -213,7 +213,11 @@ pub fn tell(reaped: &[Reaped], screen: Screen) -> Result<()> {
             ));
         }
         for (resource, error) in &build.remaining {
-            screen.note(&format!("{resource}, left by build {}: {error}", build.id));
+            screen.note(&format!(
+                "{resource}, left by build {}: {}",
+                build.id,
+                error.with_hint()
+            ));
         }
         if let Some(error) = &build.failed {
             screen.error(None, error);

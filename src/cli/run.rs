@@ -337,10 +337,9 @@ pub(super) async fn clean_up(run: &Run) -> Result<()> {
     if remaining.is_empty() {
         return Ok(());
     }
-    let list = remaining.iter().map(|(what, why)| match why.get_hint() {
-        Some(hint) => format!("{what}: {why}\n  {hint}"),
-        None => format!("{what}: {why}"),
-    });
+    let list = remaining
+        .iter()
+        .map(|(what, why)| format!("{what}: {}", why.with_hint()));
     let error = Error::new("cleaning up")
         .cause("some of what this build has made remains")
         .detail("what remains, and why", list.collect::<Vec<_>>().join("\n"))

@@ -149,7 +149,10 @@ fn whatever_goes_wrong_with_any_call_nothing_stays_and_nothing_is_lost() {
     let outcomes = [Kind::Plain, Kind::Layered, Kind::Real].map(sweep);
     let outcomes = outcomes.concat();
     assert!(!outcomes.is_empty(), "there is no such row");
-    assert!(outcomes.iter().all(|(.., letter)| *letter != LEAK));
+    let is = |wanted: char| outcomes.iter().any(|(.., letter)| *letter == wanted);
+    assert!(!is(LEAK));
+    // Not so of a single row that somebody wants to see.
+    assert!(is('s') || outcomes.len() < 10, "not one succeeds");
 }
 
 /// Does today's rows of one kind of build, and tells how each ended.

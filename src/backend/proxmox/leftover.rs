@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::machine::{self, Asked};
 use super::task::Upid;
-use super::{Proxmox, Target, machine};
+use super::{Proxmox, Target};
 use crate::error::{Error, Kind, Result};
 use crate::run::Resource;
 
@@ -47,7 +48,13 @@ pub enum What {
     /// The seed of a machine, or a part of it. Its name has the build's id, so nobody else writes it.
     Seed { file: String },
     /// A machine, if this build is the one that has made it.
-    Machine { vmid: u32, build: String },
+    Machine {
+        vmid: u32,
+        build: String,
+        /// When it was asked for, in seconds since 1970, if it was under this id.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asked: Option<i64>,
+    },
     /// A template that this build has made, unless it is published: then there is this file.
     Template {
         vmid: u32,
@@ -126,9 +133,15 @@ impl Leftover {
                 let volume = format!("{storage}:iso/{file}");
                 server.remove_volume(storage, "iso", &volume).await
             }
-            What::Machine { vmid, build } => machine::remove(server, *vmid, build).await,
+            What::Machine { vmid, build, asked } => {
+                let (vmid, at) = (*vmid, *asked);
+                machine::remove(server, &Asked { vmid, build, at }).await
+            }
             What::Template { published, .. } if published.exists() => Ok(()),
-            What::Template { vmid, build, .. } => machine::remove(server, *vmid, build).await,
+            What::Template { vmid, build, .. } => {
+                let (vmid, at) = (*vmid, None);
+                machine::remove(server, &Asked { vmid, build, at }).await
+            }
         }
     }
 }
@@ -142,7 +155,7 @@ impl fmt::Display for Leftover {
                 write!(f, "the upload of {file} to {place} by the task {upid}")
             }
             What::Seed { file } => write!(f, "the seed {file} in {place}"),
-            What::Machine { vmid, build } | What::Template { vmid, build, .. } => write!(
+            What::Machine { vmid, build, .. } | What::Template { vmid, build, .. } => write!(
                 f,
                 "the machine {vmid} of build {build} on {} of {}",
                 place.node, place.endpoint

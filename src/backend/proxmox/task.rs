@@ -44,9 +44,6 @@ const SHOWN: u64 = 10;
 /// How many lines of a log are read where all are wanted.
 const WHOLE: u64 = 500;
 
-/// What the end of a task with warnings begins with.
-const WITH_WARNINGS: &str = "WARNINGS:";
-
 /// The name of a task: `UPID:NODE:PID:PSTART:STARTTIME:TYPE:ID:USER:`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -121,8 +118,8 @@ impl fmt::Display for Upid {
 #[derive(Debug)]
 pub struct Begun {
     pub upid: Upid,
-    /// The answer with its name was lost, and this one does what was asked for. It may be another build's, so nobody but that
-    /// may abort it: without one who waits for it, it ends by itself.
+    /// The answer with its name was lost, and this one does what was asked for. It may be another build's, so that whoever only
+    /// knows this must not abort it: without one who waits for it, it ends by itself.
     pub may_be_anothers: bool,
 }
 
@@ -163,7 +160,7 @@ impl Listed {
 
 /// A task that ends with warnings has done what it was for.
 fn is_good(exit: &str) -> bool {
-    exit == "OK" || exit.starts_with(WITH_WARNINGS)
+    exit == "OK" || exit.starts_with("WARNINGS:")
 }
 
 /// How a task ended that did not end well.
@@ -349,16 +346,10 @@ impl Proxmox {
         upid.user() == self.client.identity()
     }
 
-    /// What a task that has ended warns of.
-    pub async fn warnings(&self, upid: &Upid) -> Result<Vec<String>, Failure> {
-        let status = self.task_status(upid).await?;
-        let warns = |exit: &str| exit.starts_with(WITH_WARNINGS);
-        if !status.exitstatus.as_deref().is_some_and(warns) {
-            return Ok(vec![]);
-        }
+    /// The log of a task, if it is no longer than logs are.
+    pub async fn whole_log(&self, upid: &Upid) -> Result<Vec<String>, Failure> {
         let lines = self.log(upid, 0, WHOLE).await?.data.into_iter();
-        let warnings = lines.filter(|line| line.t.starts_with("WARN"));
-        Ok(warnings.map(|line| line.t).collect())
+        Ok(lines.map(|line| line.t).collect())
     }
 
     /// Whether it does not run any more, and what its log begins with.

@@ -218,7 +218,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row(LIFE, "disks_that_nobody_names_stay_behind", Observed,
         "DELETE without destroy-unreferenced-disks=1 leaves disks that the configuration does not name."),
     row(LIFE, "a_busy_disk_stays_when_its_vm_goes", Read,
-        "A disk that cannot be removed is a warning of qmdestroy, `Could not remove disk '…', check manually: …`. The VM goes all the same."),
+        "Of a disk that cannot be removed the log of qmdestroy says `Could not remove disk '…', check manually: …`, since qemu-server 9.1.19 as a warning. The VM goes all the same."),
     row(LIFE, "deleting_a_volume_asks_nobody", Observed,
         "DELETE of a disk in /content does not look whether a VM has it."),
     row(LIFE, "deleting_what_is_gone_is_ok", Compared,

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::site::Site;
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::call::Call;
@@ -65,6 +67,7 @@ pub async fn claim_by<'m>(
         let machine = run.guard(server.leftover(What::Machine {
             vmid,
             build: build.to_owned(),
+            asked: Some(Timestamp::now().as_second()),
         }))?;
         match make(vmid).await? {
             true => {}

@@ -97,8 +97,14 @@ impl Proxmox {
             let users = there.users_of(vmid).await;
             let users = users.map_err(|failure| failure.during(doing.as_str()))?;
             refuse_in_use(&users, &doing)?;
-            run.phase("remove old copy", there.remove_template(vmid))
-                .await?;
+            let removing = run.phase("remove old copy", there.remove_template(vmid));
+            if let Err(error) = removing.await {
+                // Without any copy there is nothing to be gained by giving up.
+                match asked(&there, vmid).await? {
+                    None => run.events.warn(error.with_hint()),
+                    Some(_) => return Err(error),
+                }
+            }
         }
         let made = async {
             let cloning = clone::clone(self, &site, (copy.source, Kind::Full), pool, build, run);

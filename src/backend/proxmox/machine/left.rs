@@ -38,6 +38,7 @@ impl Proxmox {
             let what = What::Machine {
                 vmid: machine.vmid,
                 build: lease.build.clone(),
+                asked: None,
             };
             let resource = self.leftover(what);
             Some(Found { lease, resource })

@@ -1,6 +1,6 @@
 //! The machines and templates on the target's nodes, and on the other nodes of their cluster.
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use serde::Deserialize;
 
 use super::lease;
@@ -102,7 +102,7 @@ impl Proxmox {
         let mut here = here.concat();
         here.sort_by_key(|machine| machine.vmid);
         let mut elsewhere: Vec<_> = others.map(|guest| guest.machine.on(&guest.node)).collect();
-        join_all(elsewhere.iter_mut().map(|listed| self.look_again(listed))).await;
+        self.look_again(&mut elsewhere).await?;
         Ok(Survey {
             here,
             elsewhere,
@@ -110,17 +110,30 @@ impl Proxmox {
         })
     }
 
-    /// Asks for the truth about one in the cluster's list that should be a template by its tags, which are always of today. That
-    /// it is one, and its name, are only said some seconds after it has become one. It is left as it is if its node does not
-    /// say.
-    async fn look_again(&self, listed: &mut Listed) {
-        if listed.is_template || !listed.has(TEMPLATE) {
-            return;
+    /// Asks for the truth about those in the cluster's list that should be templates by their tags, which are always of today.
+    /// That one is a template, and its name, are only said some seconds after it has become one. Nobody can be asked about those
+    /// on nodes that are off, of which both are forgotten.
+    async fn look_again(&self, all: &mut [Listed]) -> Result<(), Failure> {
+        let mut doubtful: Vec<_> = all
+            .iter_mut()
+            .filter(|listed| !listed.is_template && listed.has(TEMPLATE))
+            .collect();
+        if doubtful.is_empty() {
+            return Ok(());
         }
-        let config = self.on(&listed.node).machine_config(listed.vmid).await;
-        if let Ok(Some(config)) = config {
-            listed.is_template = config.is_template();
-            listed.name = config.name.unwrap_or_default();
+        let nodes = self.nodes().await?;
+        doubtful.retain(|listed| {
+            nodes
+                .iter()
+                .any(|node| node.is_online && node.name == listed.node)
+        });
+        for listed in doubtful {
+            let config = self.on(&listed.node).machine_config(listed.vmid).await;
+            if let Ok(Some(config)) = config {
+                listed.is_template = config.is_template();
+                listed.name = config.name.unwrap_or_default();
+            }
         }
+        Ok(())
     }
 }

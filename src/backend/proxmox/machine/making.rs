@@ -16,6 +16,25 @@ const PACE: Duration = Duration::from_secs(1);
 /// them.
 const LOCKS: [&str; 2] = ["create", "clone"];
 
+/// How long somebody may take to make a machine that is to be removed if it is ours.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+/// How often what makes it is looked for meanwhile.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// How much earlier or later than it was asked for a task may say that it began: it may have been asked for three times, each
+/// unanswered for 30 s, and clocks differ.
+const NEAR: u64 = 5 * 60;
+
+/// A machine that a build has asked for, or is about to.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub vmid: u32,
+    pub build: &'a str,
+    /// When, in seconds since 1970; `None` if that is not known.
+    pub at: Option<i64>,
+}
+
 /// Whose a machine is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Whose {
@@ -38,43 +57,55 @@ pub async fn is_ours(
 ) -> Result<bool> {
     let began = Instant::now();
     loop {
-        let whose = server.whose(vmid, build).await;
-        match whose.map_err(|failure| failure.during(doing))? {
+        match server.whose(vmid, build, doing).await? {
             Whose::Ours => return Ok(true),
             Whose::NotOurs => return Ok(false),
-            Whose::Untold if began.elapsed() > patience => {
-                return Err(Error::new(doing)
-                    .kind(Kind::Conflict)
-                    .cause("somebody is still making it, and until then nobody can tell who")
-                    .hint(format!(
-                        "if no task on the node makes it any more: qm unlock {vmid} && qm destroy {vmid} there"
-                    )));
-            }
+            Whose::Untold if began.elapsed() > patience => return Err(still_made(vmid, doing)),
             Whose::Untold => tokio::time::sleep(PACE).await,
         }
     }
 }
 
-/// Aborts what makes a machine that is nobody's yet, if that can only be the build, whose call was heard though its answer was
-/// lost.
-pub async fn abort(server: &Proxmox, (vmid, build): (u32, &str), doing: &str) -> Result<()> {
-    let failed = |failure: Failure| failure.during(doing);
-    if server.whose(vmid, build).await.map_err(failed)? != Whose::Untold {
-        return Ok(());
+/// The same for a machine that nobody wants: what makes it is aborted if that can only be the build, whose call was heard though
+/// its answer was lost.
+pub async fn settled(server: &Proxmox, asked: &Asked<'_>, doing: &str) -> Result<bool> {
+    let began = Instant::now();
+    let mut looked: Option<Instant> = None;
+    loop {
+        match server.whose(asked.vmid, asked.build, doing).await? {
+            Whose::Ours => return Ok(true),
+            Whose::NotOurs => return Ok(false),
+            Whose::Untold if began.elapsed() > PATIENCE => {
+                return Err(still_made(asked.vmid, doing));
+            }
+            Whose::Untold => {}
+        }
+        if looked.is_none_or(|at| at.elapsed() > AGAIN) {
+            looked = Some(Instant::now());
+            // Whoever cannot tell whose it is waits.
+            if let Err(error) = server.abort_making(asked, doing).await {
+                tracing::debug!("{error}; waiting");
+            }
+        }
+        tokio::time::sleep(PACE).await;
     }
-    let making = server.tasks_making(vmid).await.map_err(failed)?;
-    if making.is_empty() || server.others_work(build).await.map_err(failed)? {
-        return Ok(());
-    }
-    for upid in making {
-        server.abort(&upid).await?;
-    }
-    Ok(())
+}
+
+fn still_made(vmid: u32, doing: &str) -> Error {
+    Error::new(doing)
+        .kind(Kind::Conflict)
+        .cause(format!(
+            "{vmid} is still being made, and until then nobody can tell by whom"
+        ))
+        .hint(format!(
+            "if no task on the node makes it any more: qm unlock {vmid} && qm destroy {vmid} there"
+        ))
 }
 
 impl Proxmox {
-    async fn whose(&self, vmid: u32, build: &str) -> Result<Whose, Failure> {
-        let Some(config) = self.machine_config(vmid).await? else {
+    async fn whose(&self, vmid: u32, build: &str, doing: &str) -> Result<Whose> {
+        let config = self.machine_config(vmid).await;
+        let Some(config) = config.map_err(|failure| failure.during(doing))? else {
             return Ok(Whose::NotOurs);
         };
         Ok(match config.lock.as_deref() {
@@ -84,18 +115,33 @@ impl Proxmox {
         })
     }
 
-    /// Tasks of our login that are making a machine of this id on the target's node.
-    async fn tasks_making(&self, vmid: u32) -> Result<Vec<Upid>, Failure> {
+    async fn abort_making(&self, asked: &Asked<'_>, doing: &str) -> Result<()> {
+        let failed = |failure: Failure| failure.during(doing);
+        let making = self.tasks_making(asked).await.map_err(failed)?;
+        if making.is_empty() || self.others_work(asked.build).await.map_err(failed)? {
+            return Ok(());
+        }
+        for upid in making {
+            self.abort(&upid).await?;
+        }
+        Ok(())
+    }
+
+    /// Tasks of our login on the target's node that are making such a machine, and began when it was asked for.
+    async fn tasks_making(&self, asked: &Asked<'_>) -> Result<Vec<Upid>, Failure> {
+        let Some(at) = asked.at else {
+            return Ok(vec![]);
+        };
         let active = self.listed_tasks(self.task_list("active")).await?;
-        let about = vmid.to_string();
+        let about = asked.vmid.to_string();
         let mut making = vec![];
         for upid in active.into_iter().map(|task| task.upid) {
             let makes = match upid.kind() {
-                _ if !self.is_ours(&upid) => false,
+                _ if !self.is_ours(&upid) || upid.began().abs_diff(at) > NEAR => false,
                 "qmcreate" => upid.about() == about,
-                "qmclone" => {
+                "qmclone" if upid.about() != about => {
                     let (_, log) = self.head_of_log(&upid).await?;
-                    log.iter().any(|line| is_of_clone(line, vmid))
+                    log.iter().any(|line| is_of_clone(line, asked.vmid))
                 }
                 _ => false,
             };

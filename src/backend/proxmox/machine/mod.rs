@@ -17,6 +17,7 @@ mod remove;
 mod replica;
 mod site;
 mod standing;
+mod staying;
 mod template;
 
 use std::net::IpAddr;
@@ -43,6 +44,7 @@ pub use hardware::{Board, Disk, Extras, Hardware, HostPci, Network};
 pub use lease::{Lease, OURS, stamp, time as time_of};
 pub use left::Found;
 pub use list::{Listed, Survey};
+pub use making::Asked;
 use operate::OPERATION;
 pub use published::{Drift, Located, fixed_tags};
 pub use remove::{Fate, Removal, remove};

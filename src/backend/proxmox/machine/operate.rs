@@ -105,24 +105,14 @@ impl Proxmox {
     /// Asks for something that a task then does, and waits for its end. It is asked for again if nobody knows whether it was
     /// heard, or somebody else has had the machine's lock for too long, so it must be something that does no harm twice.
     pub(super) async fn operate(&self, call: Call, doing: &str, deadline: Duration) -> Result<()> {
-        self.operate_by(call, doing, deadline).await.map(drop)
-    }
-
-    /// The same; returns the task that has done it.
-    pub(super) async fn operate_by(
-        &self,
-        call: Call,
-        doing: &str,
-        deadline: Duration,
-    ) -> Result<Upid> {
         let mut attempt = 0;
         loop {
             attempt += 1;
             let (error, attempts) = match self.client.call::<Upid>(call.clone()).await {
                 Ok(upid) => match self.follow(&upid, deadline).await {
-                    Ok(()) => return Ok(upid),
+                    Ok(()) => return Ok(()),
                     Err(Ended::Untold(error)) => return Err(error),
-                    Err(Ended::Task(failed)) if failed.exit.ends_with(RUNNING) => return Ok(upid),
+                    Err(Ended::Task(failed)) if failed.exit.ends_with(RUNNING) => return Ok(()),
                     Err(Ended::Task(failed)) => {
                         let attempts = match failed.exit.ends_with(LOCKED) {
                             true => LOCK_ATTEMPTS,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lease::Lease;
 use super::list::Survey;
-use super::making::{self, is_ours};
+use super::making::{self, Asked};
 use super::operate::OPERATION;
 use super::published::{Drift, Located};
 use crate::backend::proxmox::Proxmox;
@@ -17,32 +17,37 @@ use crate::record::{Place, TemplateFile};
 /// How long removing a machine with its disks may take.
 const REMOVAL: Duration = Duration::from_secs(10 * 60);
 
-/// How long somebody may take to make a machine of which it is not known yet whose it is.
-const MAKING: Duration = Duration::from_secs(5 * 60);
-
-/// Removes the machine of this id if this build made it, with its disks, whatever it is doing. One that is gone, or that
-/// somebody else has made under the id, is success.
-pub async fn remove(server: &Proxmox, vmid: u32, build: &str) -> Result<()> {
+/// Removes a machine with its disks if the build made it, whatever it is doing. One that is gone, or that somebody else has made
+/// under the id, is success.
+pub async fn remove(server: &Proxmox, asked: &Asked<'_>) -> Result<()> {
+    let vmid = asked.vmid;
     let doing = format!("removing the machine {vmid} from {}", server.target.name);
     // It may have been moved to another node meanwhile, by whomever.
-    let Some(server) = &server.with_machine(vmid, &doing).await? else {
-        return Ok(());
-    };
-    making::abort(server, (vmid, build), &doing).await?;
-    if !is_ours(server, (vmid, build), MAKING, &doing).await? {
+    match server.with_machine(vmid, &doing).await? {
+        Some(there) => {
+            remove_ours(&there, asked, &doing).await?;
+            there.remove_staying(vmid, &doing).await
+        }
+        None => server.remove_staying(vmid, &doing).await,
+    }
+}
+
+async fn remove_ours(server: &Proxmox, asked: &Asked<'_>, doing: &str) -> Result<()> {
+    let vmid = asked.vmid;
+    if !making::settled(server, asked, doing).await? {
         return Ok(());
     }
     // What was asked for and hangs has the machine's lock.
     let tasks = server.tasks_about(vmid).await;
-    for upid in tasks.map_err(|failure| failure.during(doing.as_str()))? {
+    for upid in tasks.map_err(|failure| failure.during(doing))? {
         server.abort(&upid).await?;
     }
     let stop = Call::post(server.machine_path(vmid, &["status", "stop"]));
-    server.operate(stop, &doing, OPERATION).await?;
-    match server.destroy(vmid, &doing).await? {
+    server.operate(stop, doing, OPERATION).await?;
+    match server.operate(deletion(server, vmid), doing, REMOVAL).await {
         Ok(()) => Ok(()),
         // It may have been heard though its answer was lost.
-        Err(error) => match is_ours(server, (vmid, build), MAKING, &doing).await? {
+        Err(error) => match making::settled(server, asked, doing).await? {
             true => Err(error),
             false => Ok(()),
         },
@@ -72,31 +77,6 @@ pub enum Fate {
 }
 
 impl Proxmox {
-    /// Removes a machine that is off, or a template, with its disks. The inner error tells that it was not removed, the outer
-    /// one that some of it stays for ever: its machine is gone, so nobody finds it any more.
-    async fn destroy(&self, vmid: u32, doing: &str) -> Result<Result<()>> {
-        let call = Call::delete(self.machine_path(vmid, &[]))
-            .with("purge", "1")
-            .with("destroy-unreferenced-disks", "1");
-        let upid = match self.operate_by(call, doing, REMOVAL).await {
-            Ok(upid) => upid,
-            Err(error) => return Ok(Err(error)),
-        };
-        // Not being able to ask is no reason to fail: it has ended well.
-        let warnings = self.warnings(&upid).await.unwrap_or_default();
-        for volume in warnings.iter().filter_map(|warning| staying(warning)) {
-            let (storage, _) = volume.split_once(':').unwrap_or_default();
-            let removed = self.remove_volume(storage, "images", volume).await;
-            removed.map_err(|error| {
-                Error::new(doing)
-                    .kind(Kind::Conflict)
-                    .cause(format!("it is gone, but its disk stays: {error}"))
-                    .hint(format!("on the node: pvesm free {volume}"))
-            })?;
-        }
-        Ok(Ok(()))
-    }
-
     /// The machines whose disks are overlays of a template's, as far as the storage for disks tells.
     pub async fn users_of(&self, vmid: u32) -> Result<BTreeSet<u32>, Failure> {
         let Some(storage) = &self.target.images else {
@@ -113,16 +93,18 @@ impl Proxmox {
     }
 
     /// Removes a template with its disks. The server refuses while others are overlays of them.
+    ///
+    /// Errors: those of the server; that a disk of it stays though it is gone.
     pub(super) async fn remove_template(&self, vmid: u32) -> Result<()> {
         let doing = format!("removing the template {vmid} from {}", self.target.name);
-        match self.destroy(vmid, &doing).await? {
-            Ok(()) => Ok(()),
-            Err(error) => match self.machine_config(vmid).await {
-                // It may have been heard though its answer was lost, or somebody else was first.
-                Ok(None) => Ok(()),
-                _ => Err(error),
-            },
+        let removed = self.operate(deletion(self, vmid), &doing, REMOVAL).await;
+        if let Err(error) = removed {
+            // It may have been heard though its answer was lost, or somebody else was first.
+            let Ok(None) = self.machine_config(vmid).await else {
+                return Err(error);
+            };
         }
+        self.remove_staying(vmid, &doing).await
     }
 
     /// Removes a template or layer; false if others are overlays of its disks, so that it stays.
@@ -221,11 +203,8 @@ impl Proxmox {
     }
 }
 
-/// How Proxmox VE begins to say that a machine's disk stays though the machine goes; the disk follows, in quotes.
-const STAYS: &str = "Could not remove disk '";
-
-/// The disk that a warning of a removal names.
-fn staying(warning: &str) -> Option<&str> {
-    let (_, after) = warning.split_once(STAYS)?;
-    after.split_once('\'').map(|(volume, _)| volume)
+fn deletion(server: &Proxmox, vmid: u32) -> Call {
+    Call::delete(server.machine_path(vmid, &[]))
+        .with("purge", "1")
+        .with("destroy-unreferenced-disks", "1")
 }

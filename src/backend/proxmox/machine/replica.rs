@@ -38,6 +38,7 @@ impl<'m> Template<'m> {
         let there = run.guard(to.leftover(What::Machine {
             vmid,
             build: self.lease.build.clone(),
+            asked: None,
         }))?;
         server.migrate(vmid, to, run).await?;
         run.release(&here)?;
