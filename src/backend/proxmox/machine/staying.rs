@@ -28,7 +28,7 @@ impl Proxmox {
     /// what that is, so this can be done by whoever comes later, too.
     pub(super) async fn remove_staying(&self, vmid: u32, doing: &str) -> Result<()> {
         let failed = |failure: Failure| failure.during(doing);
-        // A node that is off cannot be asked; what had to be removed there is in the journal until it is back.
+        // Of a node that is off nobody can tell. A machine that is on it was an error before.
         let nodes = self.nodes().await.map_err(failed)?;
         let is_online = nodes
             .iter()
