@@ -205,7 +205,11 @@ impl<'b> Layers<'b> {
                     self.bench.run.events.note(text);
                 }
             }
-            Err(error) => self.bench.run.events.warn(format!("layers: {error}")),
+            Err(error) => self
+                .bench
+                .run
+                .events
+                .warn(format!("layers: {}", error.with_hint())),
         }
     }
 }

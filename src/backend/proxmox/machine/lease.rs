@@ -86,11 +86,10 @@ impl Lease {
     /// Reads the name that every machine of a build has until it is finished. A clone has nothing else at first: its tags are
     /// those of its source. The build says when it began, and [`LONGEST`] after that it is over.
     pub fn of_name(name: &str) -> Option<Self> {
-        let build = name.strip_prefix("imgbuild-").filter(|it| is_build(it))?;
-        let (began, _) = build.rsplit_once('-')?;
+        let build = name.strip_prefix("imgbuild-")?;
         Some(Lease {
             build: build.to_owned(),
-            until: time(began)?.checked_add(LONGEST).ok()?,
+            until: began(build)?.checked_add(LONGEST).ok()?,
         })
     }
 
@@ -124,6 +123,12 @@ pub fn stamp(time: Timestamp) -> String {
 pub fn time(text: &str) -> Option<Timestamp> {
     let time = DateTime::strptime(STAMP, text).ok()?;
     Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
+/// When a build began, by its id; `None` if it is none.
+pub fn began(build: &str) -> Option<Timestamp> {
+    let (began, _) = build.rsplit_once('-').filter(|_| is_build(build))?;
+    time(began)
 }
 
 /// Whether this can be a build's id: `20261125-142800-0a0b`.
@@ -184,6 +189,8 @@ mod tests {
         let lease = Lease::of_name("imgbuild-20261125-142800-0a0b").unwrap();
         assert_eq!(lease.build, "20261125-142800-0a0b");
         assert_eq!(lease.until, "2026-12-02T14:28:00Z".parse().unwrap());
+        let began = began("20261125-142800-0a0b");
+        assert_eq!(began, Some("2026-11-25T14:28:00Z".parse().unwrap()));
         for name in ["imgbuild-layer-0a0b0c0d0e0f", "imgbuild-web", "web-1", ""] {
             assert_eq!(Lease::of_name(name), None, "{name}");
         }

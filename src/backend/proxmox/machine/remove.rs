@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::lease::Lease;
+use jiff::Timestamp;
+
+use super::lease::{Lease, began};
 use super::list::Survey;
 use super::making::{self, Asked};
 use super::operate::OPERATION;
@@ -22,13 +24,15 @@ const REMOVAL: Duration = Duration::from_secs(10 * 60);
 pub async fn remove(server: &Proxmox, asked: &Asked<'_>) -> Result<()> {
     let vmid = asked.vmid;
     let doing = format!("removing the machine {vmid} from {}", server.target.name);
+    let since = asked.at.or_else(|| Some(began(asked.build)?.as_second()));
+    let since = since.unwrap_or_else(|| Timestamp::now().as_second());
     // It may have been moved to another node meanwhile, by whomever.
     match server.with_machine(vmid, &doing).await? {
         Some(there) => {
             remove_ours(&there, asked, &doing).await?;
-            there.remove_staying(vmid, &doing).await
+            there.remove_staying(vmid, since, &doing).await
         }
-        None => server.remove_staying(vmid, &doing).await,
+        None => server.remove_staying(vmid, since, &doing).await,
     }
 }
 
@@ -97,6 +101,7 @@ impl Proxmox {
     /// Errors: those of the server; that a disk of it stays though it is gone.
     pub(super) async fn remove_template(&self, vmid: u32) -> Result<()> {
         let doing = format!("removing the template {vmid} from {}", self.target.name);
+        let since = Timestamp::now().as_second();
         let removed = self.operate(deletion(self, vmid), &doing, REMOVAL).await;
         if let Err(error) = removed {
             // It may have been heard though its answer was lost, or somebody else was first.
@@ -104,7 +109,7 @@ impl Proxmox {
                 return Err(error);
             };
         }
-        self.remove_staying(vmid, &doing).await
+        self.remove_staying(vmid, since, &doing).await
     }
 
     /// Removes a template or layer; false if others are overlays of its disks, so that it stays.

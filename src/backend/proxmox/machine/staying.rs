@@ -13,6 +13,9 @@ use crate::error::{Error, Result};
 /// The kind of the task that removes a machine, as Proxmox VE names it.
 const TASK: &str = "qmdestroy";
 
+/// By how many seconds the clocks of the server and ours may differ.
+const CLOCKS: i64 = 5 * 60;
+
 /// What it says of a disk that stays; the disk follows, in quotes. Only since qemu-server 9.1.19 this is a warning by which the
 /// task's end differs, so the log is read in any case.
 const STAYS: &str = "Could not remove disk '";
@@ -24,9 +27,10 @@ fn staying(line: &str) -> Option<&str> {
 }
 
 impl Proxmox {
-    /// Removes what stayed of the machine that had this id last, if we have removed it. Nothing but the server's own log says
-    /// what that is, so this can be done by whoever comes later, too.
-    pub(super) async fn remove_staying(&self, vmid: u32, doing: &str) -> Result<()> {
+    /// Removes what stayed of the machine that had this id last, if we have removed it since then, in seconds since 1970 (clocks
+    /// may differ by some minutes). Nothing but the server's own log says what that is, so this can be done by whoever comes
+    /// later, too. But who comes much later may find that somebody has given the disk to another machine.
+    pub(super) async fn remove_staying(&self, vmid: u32, since: i64, doing: &str) -> Result<()> {
         let failed = |failure: Failure| failure.during(doing);
         // Of a node that is off nobody can tell. A machine that is on it was an error before.
         let nodes = self.nodes().await.map_err(failed)?;
@@ -36,7 +40,8 @@ impl Proxmox {
         if !is_online {
             return Ok(());
         }
-        let Some(upid) = self.last_removal(vmid).await.map_err(failed)? else {
+        let last = self.last_removal(vmid).await.map_err(failed)?;
+        let Some(upid) = last.filter(|upid| upid.began() > since - CLOCKS) else {
             return Ok(());
         };
         let log = self.whole_log(&upid).await.map_err(failed)?;
