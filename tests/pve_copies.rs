@@ -320,3 +320,18 @@ fn a_template_is_one_before_the_cluster_s_list_says_so() {
         .with_code(5)
         .saying("building on lab/web@1: it is on pve, and the target builds on pve2");
 }
+
+#[test]
+fn nobody_is_asked_about_what_is_on_a_node_that_is_off() {
+    let node = cluster("pve list off", &[("pve2", &[])]);
+    node.target("node = \"pve\"\nvmid-range = \"9000-9099\"\nstorages = { import = \"local\" }\n");
+    let list = || {
+        let before = node.server.requests().len();
+        node.imgbuild(&["template", "list", "--target", "lab"])
+            .with_code(0);
+        let asked = node.requests_since(before).into_iter();
+        asked.filter(|it| it.contains("/nodes/pve2/")).count()
+    };
+    node.server.power("pve2", false);
+    assert_eq!(list(), 0);
+}

@@ -52,7 +52,7 @@ pub const BEHAVIOURS: &[Behaviour] = &[
     row(HTTP, "a_delete_takes_its_parameters_in_the_query", Observed,
         "A DELETE with a body is answered 501 `Unexpected content for method 'DELETE'`."),
     row(HTTP, "a_node_that_is_off_is_not_reached", Read,
-        "GET /nodes says that it is offline. A call about it is answered 595, and a migration to it fails in its task."),
+        "GET /nodes says that it is offline, and the cluster's list forgets all of its guests but id and tags. A call about it is answered 595, and a migration to it fails in its task."),
     row(HTTP, "an_empty_body_is_no_json", Observed,
         "An empty POST that says it is application/json is answered 500 `malformed JSON string…`, as plain text."),
     row(HTTP, "json_may_have_booleans_numbers_and_arrays", Observed,

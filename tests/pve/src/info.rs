@@ -197,9 +197,11 @@ fn guests(world: &mut World, lag: Duration) -> Vec<Value> {
         let untold = json!({
             "id": format!("qemu/{vmid}"), "vmid": vmid, "type": "qemu", "status": "unknown",
         });
-        let mut shown = states
-            .and_then(|states| states.get(vmid).cloned())
-            .unwrap_or(untold);
+        let told = states.and_then(|states| states.get(vmid).cloned());
+        let mut shown = match world.offline.contains(&vm.node) {
+            true => untold,
+            false => told.unwrap_or(untold),
+        };
         shown["node"] = json!(vm.node);
         for key in ["tags", "lock"] {
             shown[key] = json!(vm.config.get(key));

@@ -404,8 +404,15 @@ fn a_node_that_is_off_is_not_reached() {
     let server = Server::start(Setup::new().node("pve2"));
     let client = Client::new(&server);
     client.has_vm(100, &[]);
+    let there = client.post("/nodes/pve2/qemu", "vmid=101&name=web");
+    assert_eq!(client.task(&there), "OK");
     server.power("pve2", false);
     assert_eq!(client.get("/nodes").data()[1]["status"], "offline");
+    let guests = client.get("/cluster/resources?type=vm").data();
+    assert_eq!(
+        (&guests[1]["status"], &guests[1]["name"]),
+        (&"unknown".into(), &serde_json::Value::Null)
+    );
     client.get("/nodes/pve2/qemu").is(595, "No route to host");
     let moved = client.post(&client.vm(100, "/migrate"), "target=pve2");
     assert_eq!(
