@@ -288,6 +288,29 @@ fn a_version_is_removed_there_and_here() {
 }
 
 #[test]
+fn a_disk_that_stays_when_its_template_goes_is_named_until_it_is_gone() {
+    let node = node("pve rm busy disk", Setup::new(), 1);
+    let busy = Fault::on("DELETE", "/nodes/*/qemu/*").with(What::DiskStays);
+    node.server.inject(busy);
+    let refused = What::Error {
+        reason: "no luck".into(),
+    };
+    let disk = Fault::on("DELETE", "/nodes/*/storage/*/content/**");
+    node.server.inject(disk.with(refused));
+    let rm = ["template", "rm", "lab/web@1"];
+    node.imgbuild(&rm)
+        .with_code(1)
+        .saying("it is gone, but its disk stays")
+        .saying("on the node: pvesm free local:9001/base-9001-disk-0");
+    assert_eq!(node.machine(vmid(1)), None);
+    assert_eq!(list(&node.lab), ["lab/web@1"]);
+    node.imgbuild(&rm).with_code(0);
+    let volumes = node.server.inventory().volumes;
+    assert!(volumes.is_empty(), "{volumes:?}");
+    assert_eq!(list(&node.lab), Vec::<String>::new());
+}
+
+#[test]
 fn a_template_that_has_linked_clones_stays_and_so_does_the_version() {
     let node = node("pve rm in use", Setup::new(), 2);
     node.has_clone(vmid(1), 9050, "db");

@@ -64,10 +64,13 @@ pub async fn claim_by<'m>(
     let held = |vmid| Held::take(server, vmid);
     for held in free.filter_map(held).take(TRIES) {
         let vmid = held.vmid;
+        // All builds of an image want the same id for its copy, at the same time: that tells nothing.
+        let is_fixed = site.vmids.start() == site.vmids.end();
+        let asked = (!is_fixed).then(|| Timestamp::now().as_second());
         let machine = run.guard(server.leftover(What::Machine {
             vmid,
             build: build.to_owned(),
-            asked: Some(Timestamp::now().as_second()),
+            asked,
         }))?;
         match make(vmid).await? {
             true => {}

@@ -16,6 +16,11 @@ const PACE: Duration = Duration::from_secs(1);
 /// them.
 const LOCKS: [&str; 2] = ["create", "clone"];
 
+/// Whether a machine with this lock is being made.
+pub fn is_being_made(lock: Option<&str>) -> bool {
+    lock.is_some_and(|lock| LOCKS.contains(&lock))
+}
+
 /// How long somebody may take to make a machine that is to be removed if it is ours.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
@@ -109,7 +114,7 @@ impl Proxmox {
             return Ok(Whose::NotOurs);
         };
         Ok(match config.lock.as_deref() {
-            Some(lock) if LOCKS.contains(&lock) => Whose::Untold,
+            lock if is_being_made(lock) => Whose::Untold,
             _ if config.is_of(build) => Whose::Ours,
             _ => Whose::NotOurs,
         })
@@ -153,7 +158,7 @@ impl Proxmox {
     }
 
     /// Whether another build is at work on the target's node, which may have the same login. A build has its seed or a
-    /// machine there before it asks for another machine; only the copies of a published template are made without.
+    /// machine there before it asks for another machine, but for the copy of a published template, of which it is not asked.
     async fn others_work(&self, build: &str) -> Result<bool, Failure> {
         let machines = self.machines_of_builds().await?.into_iter();
         let mut all = machines.chain(self.seeds_of_builds().await?);

@@ -27,13 +27,10 @@ pub async fn remove(server: &Proxmox, asked: &Asked<'_>) -> Result<()> {
     let since = asked.at.or_else(|| Some(began(asked.build)?.as_second()));
     let since = since.unwrap_or_else(|| Timestamp::now().as_second());
     // It may have been moved to another node meanwhile, by whomever.
-    match server.with_machine(vmid, &doing).await? {
-        Some(there) => {
-            remove_ours(&there, asked, &doing).await?;
-            there.remove_staying(vmid, since, &doing).await
-        }
-        None => server.remove_staying(vmid, since, &doing).await,
+    if let Some(there) = server.with_machine(vmid, &doing).await? {
+        remove_ours(&there, asked, &doing).await?;
     }
+    server.remove_staying(vmid, since, &doing).await
 }
 
 async fn remove_ours(server: &Proxmox, asked: &Asked<'_>, doing: &str) -> Result<()> {
@@ -100,24 +97,38 @@ impl Proxmox {
     ///
     /// Errors: those of the server; that a disk of it stays though it is gone.
     pub(super) async fn remove_template(&self, vmid: u32) -> Result<()> {
-        let doing = format!("removing the template {vmid} from {}", self.target.name);
+        let doing = self.removing_template(vmid);
         let since = Timestamp::now().as_second();
-        let removed = self.operate(deletion(self, vmid), &doing, REMOVAL).await;
-        if let Err(error) = removed {
-            // It may have been heard though its answer was lost, or somebody else was first.
-            let Ok(None) = self.machine_config(vmid).await else {
-                return Err(error);
-            };
-        }
+        self.delete_template(vmid, &doing).await?;
         self.remove_staying(vmid, since, &doing).await
     }
 
     /// Removes a template or layer; false if others are overlays of its disks, so that it stays.
     pub async fn remove_unused(&self, vmid: u32) -> Result<bool> {
-        match self.remove_template(vmid).await {
-            Ok(()) => Ok(true),
+        let doing = self.removing_template(vmid);
+        let since = Timestamp::now().as_second();
+        match self.delete_template(vmid, &doing).await {
+            Ok(()) => self
+                .remove_staying(vmid, since, &doing)
+                .await
+                .map(|()| true),
             Err(error) if error.get_cause().is_some_and(|why| why.contains(IN_USE)) => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+
+    fn removing_template(&self, vmid: u32) -> String {
+        format!("removing the template {vmid} from {}", self.target.name)
+    }
+
+    async fn delete_template(&self, vmid: u32, doing: &str) -> Result<()> {
+        match self.operate(deletion(self, vmid), doing, REMOVAL).await {
+            Ok(()) => Ok(()),
+            Err(error) => match self.machine_config(vmid).await {
+                // It may have been heard though its answer was lost, or somebody else was first.
+                Ok(None) => Ok(()),
+                _ => Err(error),
+            },
         }
     }
 
@@ -133,6 +144,13 @@ impl Proxmox {
         let mut fates = vec![];
         for place in file.places().rev() {
             fates.push((place, self.fate(&place, &survey).await?));
+        }
+        // The last time a disk may have stayed.
+        for (place, fate) in &fates {
+            if let (Fate::Gone, Some(since)) = (fate, began(&file.build)) {
+                self.remove_staying(place.vmid, since.as_second(), &doing())
+                    .await?;
+            }
         }
         let there = fates.iter().filter(|(_, fate)| *fate == Fate::Removed);
         let there: Vec<Place<'_>> = there.map(|(place, _)| *place).collect();

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::making::is_being_made;
 use crate::backend::proxmox::Proxmox;
 use crate::backend::proxmox::error::Failure;
 use crate::backend::proxmox::task::Upid;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 
 /// The kind of the task that removes a machine, as Proxmox VE names it.
 const TASK: &str = "qmdestroy";
@@ -27,68 +28,81 @@ fn staying(line: &str) -> Option<&str> {
 }
 
 impl Proxmox {
-    /// Removes what stayed of the machine that had this id last, if we have removed it since then, in seconds since 1970 (clocks
-    /// may differ by some minutes). Nothing but the server's own log says what that is, so this can be done by whoever comes
-    /// later, too. But who comes much later may find that somebody has given the disk to another machine.
+    /// Removes what stayed of machines that had this id, and that our login has removed since then, in seconds since 1970 (clocks
+    /// may differ by some minutes). Nothing but the log on the node that has removed one says what that is, so this can be done
+    /// by whoever comes later, too. But who comes much later may find that somebody has given the disk to another machine.
     pub(super) async fn remove_staying(&self, vmid: u32, since: i64, doing: &str) -> Result<()> {
         let failed = |failure: Failure| failure.during(doing);
-        // Of a node that is off nobody can tell. A machine that is on it was an error before.
+        // It may have been moved before. Of a node that is off nobody can tell.
         let nodes = self.nodes().await.map_err(failed)?;
-        let is_online = nodes
-            .iter()
-            .any(|node| node.is_online && node.name == self.target.node);
-        if !is_online {
-            return Ok(());
-        }
-        let last = self.last_removal(vmid).await.map_err(failed)?;
-        let Some(upid) = last.filter(|upid| upid.began() > since - CLOCKS) else {
-            return Ok(());
-        };
-        let log = self.whole_log(&upid).await.map_err(failed)?;
-        for volume in log.iter().filter_map(|line| staying(line)) {
-            if !self.is_orphan(volume, vmid, doing).await? {
-                continue;
+        for node in nodes.iter().filter(|node| node.is_online) {
+            let there = self.on(&node.name);
+            for upid in there.removals(vmid, since).await.map_err(failed)? {
+                let log = there.whole_log(&upid).await.map_err(failed)?;
+                for volume in log.iter().filter_map(|line| staying(line)) {
+                    there.remove_orphan(volume, vmid, doing).await?;
+                }
             }
-            let (storage, _) = volume.split_once(':').unwrap_or_default();
-            let removed = self.remove_volume(storage, "images", volume).await;
-            removed.map_err(|error| {
-                let hint = error.get_hint().map(|hint| format!("{hint}; or, "));
-                let hint = hint.unwrap_or_default();
-                Error::new(doing)
-                    .cause(format!("it is gone, but its disk stays: {error}"))
-                    .hint(format!("{hint}on the node: pvesm free {volume}"))
-            })?;
         }
         Ok(())
     }
 
-    /// The task by which our login has removed a machine of this id last.
-    async fn last_removal(&self, vmid: u32) -> Result<Option<Upid>, Failure> {
+    /// The tasks by which our login has removed machines of this id from this node since then. A call whose answer was lost may
+    /// have begun more than one.
+    async fn removals(&self, vmid: u32, since: i64) -> Result<Vec<Upid>, Failure> {
         let about = vmid.to_string();
         let call = self.task_list("all").with("typefilter", TASK);
         let call = call.with("vmid", about.as_str());
         let tasks = self.listed_tasks(call).await?.into_iter();
         let tasks = tasks.map(|task| task.upid);
-        let ours =
-            tasks.filter(|upid| self.is_ours(upid) && upid.kind() == TASK && upid.about() == about);
-        Ok(ours.max_by_key(Upid::began))
+        let ours = tasks.filter(|upid| {
+            let is_it = upid.kind() == TASK && upid.about() == about;
+            is_it && self.is_ours(upid) && upid.began() > since - CLOCKS
+        });
+        Ok(ours.collect())
     }
 
-    /// Whether a volume is there, and no machine of this id has it by now: the id is free for everybody.
-    async fn is_orphan(&self, volume: &str, vmid: u32, doing: &str) -> Result<bool> {
-        let failed = |failure: Failure| failure.during(doing);
+    /// Removes a volume that stayed, if it is there and no machine has it by now.
+    async fn remove_orphan(&self, volume: &str, vmid: u32, doing: &str) -> Result<()> {
+        let stays = |why: &dyn std::fmt::Display| {
+            Error::new(doing).cause(format!("it is gone, but its disk stays: {why}"))
+        };
+        let free = format!("on the node: pvesm free {volume}");
         let (storage, _) = volume.split_once(':').unwrap_or_default();
-        let volumes = self.volumes(storage, "images").await.map_err(failed)?;
-        if volumes.iter().all(|other| other.id != volume) {
-            return Ok(false);
+        let volumes = match self.volumes(storage, "images").await {
+            Ok(volumes) => volumes,
+            // With the storage, the disk is gone.
+            Err(failure) if failure.why.says("does not exist") => return Ok(()),
+            Err(failure) => return Err(stays(&failure.during(doing)).hint(free)),
+        };
+        let is_there = volumes.iter().any(|other| other.id == volume);
+        if !is_there || self.is_taken(volume, vmid, doing).await? {
+            return Ok(());
         }
+        let removed = self.remove_volume(storage, "images", volume).await;
+        removed.map_err(|error| {
+            let hint = error.get_hint().map(|hint| format!("{hint}; or, {free}"));
+            stays(&error).hint(hint.unwrap_or(free))
+        })
+    }
+
+    /// Whether another machine of this id has the volume by now: the id is free for everybody.
+    ///
+    /// Errors: one is being made, which says nothing of its disks yet ([`Kind::Conflict`]).
+    async fn is_taken(&self, volume: &str, vmid: u32, doing: &str) -> Result<bool> {
         let Some(there) = self.with_machine(vmid, doing).await? else {
-            return Ok(true);
+            return Ok(false);
         };
         let config = there.config_as::<BTreeMap<String, Value>>(vmid).await;
-        let config = config.map_err(failed)?.unwrap_or_default();
+        let config = config.map_err(|failure| failure.during(doing))?;
+        let config = config.unwrap_or_default();
+        if is_being_made(config.get("lock").and_then(Value::as_str)) {
+            return Err(Error::new(doing).kind(Kind::Conflict).cause(format!(
+                "its disk {volume} stays, or is that of another machine of its id, which is being made"
+            )));
+        }
         let has = |value: &Value| value.as_str().is_some_and(|text| text.contains(volume));
-        Ok(!config.values().any(has))
+        Ok(config.values().any(has))
     }
 }
 

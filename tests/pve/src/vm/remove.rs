@@ -52,11 +52,12 @@ pub async fn remove(context: Context) -> Reply {
                     false => volume.free(),
                 };
                 if let Err(error) = freed {
-                    let path = volume.path.display();
-                    worker.warn(&format!(
-                        "Could not remove disk '{}', check manually: unlink '{path}' failed - {error}",
-                        volume.id
-                    ));
+                    let error = format!("unlink '{}' failed - {error}", volume.path.display());
+                    let id = &volume.id;
+                    worker.warn(&match named.contains(id) {
+                        true => format!("Could not remove disk '{id}', check manually: {error}"),
+                        false => error,
+                    });
                 }
             }
             let mut world = cluster.world();
