@@ -3,7 +3,7 @@
 //!
 //! One run for each call of a build and each fault that can happen to such a call, and one for each call at which the build is
 //! killed. All of them are more than a thousand, so each day has its part of them ([`lab::today`]), and ten of forty days one
-//! with guests in QEMU. With `IMGBUILD_TEST_SWEEP=all` all are done, which takes more than an hour; with another text those with
+//! with guests in QEMU. With `IMGBUILD_TEST_SWEEP=all` all are done, which takes most of an hour; with another text those with
 //! this in their name: `plain`, `layered` or `real`, or that of a row as it was printed. The table at the end tells how each
 //! ended.
 

@@ -51,7 +51,7 @@ pub enum What {
     Machine {
         vmid: u32,
         build: String,
-        /// When it was asked for, in seconds since 1970, if it was under this id.
+        /// When it was asked for, see [`Asked::at`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         asked: Option<i64>,
     },

@@ -36,7 +36,8 @@ const NEAR: u64 = 5 * 60;
 pub struct Asked<'a> {
     pub vmid: u32,
     pub build: &'a str,
-    /// When, in seconds since 1970; `None` if that is not known.
+    /// When, in seconds since 1970; `None` if that is not known, or says nothing of who makes it: all builds of an image ask for
+    /// the same id for its copy.
     pub at: Option<i64>,
 }
 
@@ -60,38 +61,43 @@ pub async fn is_ours(
     patience: Duration,
     doing: &str,
 ) -> Result<bool> {
+    waited_for(server, (vmid, build), patience, doing, async || ()).await
+}
+
+/// The same for a machine that nobody wants: what makes it is aborted if that can only be the build, whose call was heard though
+/// its answer was lost.
+pub async fn settled(server: &Proxmox, asked: &Asked<'_>, doing: &str) -> Result<bool> {
+    let mut looked: Option<Instant> = None;
+    let abort = async || {
+        if looked.is_some_and(|at| at.elapsed() <= AGAIN) {
+            return;
+        }
+        looked = Some(Instant::now());
+        // Whoever cannot tell whose it is waits.
+        if let Err(error) = server.abort_making(asked, doing).await {
+            tracing::debug!("{error}; waiting");
+        }
+    };
+    waited_for(server, (asked.vmid, asked.build), PATIENCE, doing, abort).await
+}
+
+/// Does something meanwhile, again and again.
+async fn waited_for(
+    server: &Proxmox,
+    (vmid, build): (u32, &str),
+    patience: Duration,
+    doing: &str,
+    mut meanwhile: impl AsyncFnMut(),
+) -> Result<bool> {
     let began = Instant::now();
     loop {
         match server.whose(vmid, build, doing).await? {
             Whose::Ours => return Ok(true),
             Whose::NotOurs => return Ok(false),
             Whose::Untold if began.elapsed() > patience => return Err(still_made(vmid, doing)),
-            Whose::Untold => tokio::time::sleep(PACE).await,
-        }
-    }
-}
-
-/// The same for a machine that nobody wants: what makes it is aborted if that can only be the build, whose call was heard though
-/// its answer was lost.
-pub async fn settled(server: &Proxmox, asked: &Asked<'_>, doing: &str) -> Result<bool> {
-    let began = Instant::now();
-    let mut looked: Option<Instant> = None;
-    loop {
-        match server.whose(asked.vmid, asked.build, doing).await? {
-            Whose::Ours => return Ok(true),
-            Whose::NotOurs => return Ok(false),
-            Whose::Untold if began.elapsed() > PATIENCE => {
-                return Err(still_made(asked.vmid, doing));
-            }
             Whose::Untold => {}
         }
-        if looked.is_none_or(|at| at.elapsed() > AGAIN) {
-            looked = Some(Instant::now());
-            // Whoever cannot tell whose it is waits.
-            if let Err(error) = server.abort_making(asked, doing).await {
-                tracing::debug!("{error}; waiting");
-            }
-        }
+        meanwhile().await;
         tokio::time::sleep(PACE).await;
     }
 }
@@ -158,7 +164,7 @@ impl Proxmox {
     }
 
     /// Whether another build is at work on the target's node, which may have the same login. A build has its seed or a
-    /// machine there before it asks for another machine, but for the copy of a published template, of which it is not asked.
+    /// machine there before it asks for another machine. One that makes a copy under a fixed id has not, but see [`Asked::at`].
     async fn others_work(&self, build: &str) -> Result<bool, Failure> {
         let machines = self.machines_of_builds().await?.into_iter();
         let mut all = machines.chain(self.seeds_of_builds().await?);
