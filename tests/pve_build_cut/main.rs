@@ -41,6 +41,9 @@ const WEAR: u32 = 20;
 /// interrupted whenever.
 const LINGER: Duration = Duration::from_millis(1500);
 
+/// What chooses so many rows that some of them must succeed.
+const WHOLE: [&str; 4] = ["all", "plain", "layered", "real"];
+
 /// How a run ended.
 struct Outcome {
     /// One letter for the table, see [`LEGEND`].
@@ -151,8 +154,9 @@ fn whatever_goes_wrong_with_any_call_nothing_stays_and_nothing_is_lost() {
     assert!(!outcomes.is_empty(), "there is no such row");
     let is = |wanted: char| outcomes.iter().any(|(.., letter)| *letter == wanted);
     assert!(!is(LEAK));
-    // Not so of a single row that somebody wants to see.
-    assert!(is('s') || outcomes.len() < 10, "not one succeeds");
+    let chosen = std::env::var("IMGBUILD_TEST_SWEEP");
+    let are_some = chosen.is_ok_and(|text| !WHOLE.contains(&text.as_str()));
+    assert!(is('s') || are_some, "not one succeeds");
 }
 
 /// Does today's rows of one kind of build, and tells how each ended.
