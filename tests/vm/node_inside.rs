@@ -90,14 +90,34 @@ fn what_the_guest_finds_on_its_disk_ends_the_build_and_leaves_nothing() {
 #[test]
 fn what_is_written_past_the_file_systems_while_the_disk_is_read_ends_the_build() {
     let node = Node::whole("pve inside written", Setup::new(), "9000-9099");
-    // Too seldom to be noticed before the reading begins.
+    // Too seldom to be noticed before the reading begins. And what ends a program of root's waits for the frozen disk.
     let writer = "[[step]]\nname = \"writer\"\nrun = \"\"\"\n\
-        (while sleep 4; do dd if=/dev/sda of=/dev/sda bs=512 count=1 conv=notrunc oflag=direct; done) >/dev/null 2>&1 &\n\"\"\"\n";
+        (while sleep 4; do dd if=/dev/sda of=/dev/sda bs=512 count=1 conv=notrunc oflag=direct; done) >/dev/null 2>&1 &\n\
+        echo session optional pam_exec.so type=close_session /bin/touch /etc/ended >>/etc/pam.d/sudo\n\"\"\"\n";
     build(&node, &recipe(&node, writer))
         .with_code(1)
         .saying("reading the disk of the sealed guest")
         .saying("something was written to the disk while it was read");
     assert_eq!(node.calls("POST", "/template"), 0);
+    assert_eq!(node.server.inventory().vms, Vec::<String>::new());
+    node.lab.assert_nothing_left();
+}
+
+#[test]
+fn a_guest_that_says_no_more_whether_its_disk_has_stayed_does_not_hold_up_ctrl_c() {
+    let node = Node::whole("pve inside silent", Setup::new(), "9000-9099");
+    node.read_target();
+    // The digest is taken when the disk is frozen. Then those stop that would say whether it has stayed so.
+    let silencer = "[[step]]\nname = \"silencer\"\nrun = \"\"\"\n\
+        (until grep -qs sha256sum /proc/[0-9]*/comm; do sleep 1; done\n\
+        for file in $(grep -ls 'whether the disk has stayed' /proc/[0-9]*/cmdline); do\n\
+        pid=${file#/proc/}; kill -STOP ${pid%/cmdline}; done) >/dev/null 2>&1 &\n\"\"\"\n";
+    let mut run = node
+        .lab
+        .watch(&["--target", "lab", &recipe(&node, silencer)]);
+    run.until_phase("look for changes");
+    run.signal("INT");
+    run.end().with_code(130);
     assert_eq!(node.server.inventory().vms, Vec::<String>::new());
     node.lab.assert_nothing_left();
 }

@@ -40,7 +40,7 @@ impl<'b> Node<'b> {
             return Ok(found.clone());
         }
         let helper = self.helper(sealed.template.vmid).await?;
-        let reader = helper.reader().await?;
+        let reader = self.bench.run.unless_interrupted(helper.reader()).await?;
         let size = reader.size();
         let reading = reader.read(self.bench.run, self.examine(sealing));
         let ((audit, inventory), sha256) = reading.await?;

@@ -7,10 +7,10 @@
 //! the guest can neither shut down nor be worked in any more.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use futures_util::future::try_join;
-use tokio::time::timeout;
 
 use super::device::Device;
 use super::reader::{Reader, stand_by};
@@ -19,12 +19,13 @@ use crate::disk::Origin;
 use crate::error::{Error, Result};
 use crate::run::Run;
 use crate::ssh::{Dialogue, SshSession};
+use crate::text::Lines;
 
 /// Freezes a guest's file systems, and tells whether its disk has stayed as it was.
 const STILL: &str = include_str!("still.sh");
 
-/// What it says when all is well.
-const SAID: &[u8] = b"still\n";
+/// The line that it says when all is well.
+const WELL: &str = "still";
 
 /// How long that may take: the guest writes what it has held back.
 const FREEZING: Duration = Duration::from_secs(10 * 60);
@@ -74,27 +75,33 @@ impl Inside {
         work: impl AsyncFnOnce(&Origin) -> Result<T>,
     ) -> Result<(T, String)> {
         let read = self.reader.read(run, work).await?;
-        let stayed = still(&mut self.still).await;
-        stayed.map_err(|error| {
-            Error::new("reading the disk of the sealed guest")
-                .cause(error)
-                .hint("stop in a step what writes past the file systems, or leave out `helper = false`")
-        })?;
+        let stayed = async {
+            still(&mut self.still).await.map_err(|error| {
+                Error::new("reading the disk of the sealed guest")
+                    .cause(error)
+                    .hint("stop in a step what writes past the file systems, or leave out `helper = false`")
+            })
+        };
+        run.phase("look for changes", stayed).await?;
         Ok(read)
     }
 }
 
-/// Has the command do what is next.
+/// Has the command do what is next. What it says is its answer: whether it ends after that is not waited for.
 async fn still(dialogue: &mut Dialogue) -> io::Result<()> {
-    let mut said = [0; SAID.len()];
-    let asking = timeout(FREEZING, dialogue.ask(b"\n", &mut said)).await;
-    asking.map_err(|_| {
-        io::Error::other(format!("no answer came within {} s", FREEZING.as_secs()))
-    })??;
-    match said == SAID {
-        true => Ok(()),
-        false => Err(io::Error::other(
-            "it says something else than what was asked for",
-        )),
+    let (mut lines, mut answer) = (Lines::default(), None);
+    let mut output = |bytes: &[u8]| {
+        lines.feed(bytes, |line| {
+            answer.get_or_insert_with(|| line.to_owned());
+        });
+        match answer {
+            Some(_) => ControlFlow::Break(()),
+            None => ControlFlow::Continue(()),
+        }
+    };
+    dialogue.hear(b"\n", &mut output, FREEZING).await?;
+    match answer.unwrap_or_default() {
+        answer if answer == WELL => Ok(()),
+        answer => Err(io::Error::other(answer)),
     }
 }

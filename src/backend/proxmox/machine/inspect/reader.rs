@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures_util::future::try_join;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::timeout;
 
 use super::device::Device;
 use crate::disk::{CHUNK, Fetch, Origin, Remote};
@@ -109,9 +108,8 @@ pub async fn stand_by(session: &SshSession, script: &str, args: &[&str]) -> Resu
     let session = session.another(START).await?;
     let mut dialogue = session.converse(&command).await?;
     let mut said = [0; READY.len()];
-    let ready = timeout(START, dialogue.ask(b"", &mut said)).await;
-    let late = |_| doing().cause(format!("it was not there within {} s", START.as_secs()));
-    ready.map_err(late)?.map_err(|error| doing().cause(error))?;
+    let ready = dialogue.ask(b"", &mut said, START).await;
+    ready.map_err(|error| doing().cause(error))?;
     match said == READY {
         true => Ok(dialogue),
         false => Err(doing()
@@ -154,8 +152,7 @@ async fn sha256(mut dialogue: Dialogue, name: &str, size: u64, events: &Events) 
             None => ControlFlow::Continue(()),
         }
     };
-    let heard = timeout(HASHING, dialogue.hear(b"\n", &mut output)).await;
-    let heard = heard.map_err(|_| doing().cause("it takes far too long"))?;
+    let heard = dialogue.hear(b"\n", &mut output, HASHING).await;
     heard.map_err(|error| doing().cause(error))?;
     digest.ok_or_else(|| doing().cause("nothing was said"))
 }
@@ -212,11 +209,9 @@ async fn answer(
         let len = left.min(CHUNK);
         let mut piece = vec![0; len as usize];
         let question = format!("{}\n", ask.number);
-        let telling = dialogue.ask(question.as_bytes(), &mut piece);
-        let told = timeout(ANSWER, telling).await;
-        told.map_err(|_| {
-            io::Error::other(format!("no answer came within {} s", ANSWER.as_secs()))
-        })??;
+        dialogue
+            .ask(question.as_bytes(), &mut piece, ANSWER)
+            .await?;
         (requests, bytes) = (requests + 1, bytes + len);
         tracing::trace!("{requests} requests, {bytes} bytes");
         // Who was given up does not listen.

@@ -1,4 +1,6 @@
-# Leaves the disk $1 (sda) as it is when it is told to. Told again, it says whether the disk has stayed so.
+# Leaves the disk $1 (sda) as it is when it is told to. Told again, it says whether the disk has stayed so. Each answer is a
+# line: "still", or why not. The end of this program says nothing: whoever is the last to leave the home that the seal has
+# removed frees its inode, and waits for the frozen file system with all of its files still open.
 set -f
 export PATH="$PATH:/usr/sbin:/usr/bin:/sbin:/bin"
 disk=$1
@@ -7,7 +9,8 @@ disk=$1
 exec 3>&1 >&2
 
 fail() {
-    echo "$1" >&2
+    # shellcheck disable=SC2086 # on one line, whatever a program said
+    echo $1 >&3
     exit 1
 }
 
@@ -30,7 +33,7 @@ echo 1 >"/sys/block/$disk/queue/iostats" || fail "it does not count what is writ
 while read -r file x; do
     case $file in
     Filename | /dev/zram*) ;;
-    *) swapoff "$file" || fail "it cannot do without swapping to $file" ;;
+    *) said=$(swapoff "$file" 2>&1) || fail "it cannot do without swapping to $file: $said" ;;
     esac
 done </proc/swaps
 
@@ -55,12 +58,12 @@ sync
 for dir in $mounts; do
     dir=$(printf '%b' "$dir")
     # FAT has nothing to freeze.
-    fsfreeze -f "$dir" 2>/dev/null || mount -o remount,ro "$dir" ||
-        fail "$dir can neither be frozen nor made read-only"
+    fsfreeze -f "$dir" 2>/dev/null || said=$(mount -o remount,ro "$dir" 2>&1) ||
+        fail "$dir can neither be frozen nor made read-only: $said"
 done
 
 # What was read of the disk as a whole before is what was there then.
-blockdev --flushbufs "/dev/$disk" || fail "what it remembers of the disk cannot be thrown away"
+said=$(blockdev --flushbufs "/dev/$disk" 2>&1) || fail "what it remembers of the disk cannot be thrown away: $said"
 # What is discarded in the background comes to its end.
 before=$(changes) left=60
 while
