@@ -42,12 +42,27 @@ fn main() -> ExitCode {
 
 async fn work(cli: Cli) -> Result<(), Error> {
     let (announcer, interrupt) = interrupt::channel();
-    // Caught from here on, not from when the task is first run: by then something may have been made that must be removed.
-    match Signals::catch() {
-        Ok(signals) => drop(tokio::spawn(signals.announce(announcer))),
-        Err(error) => eprintln!("warning: signals cannot be caught: {error}"),
+    if let Err(error) = hear_signals(announcer) {
+        eprintln!("warning: signals cannot be caught: {error}");
     }
     cli.run(&interrupt).await
+}
+
+/// Signals are caught when this returns. They are heard on a thread of their own, since the one that works may be waiting for a
+/// file or a lock: then the third can still give up.
+fn hear_signals(announcer: Announcer) -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let signals = {
+        let _entered = runtime.enter();
+        Signals::catch()?
+    };
+    let hear = move || runtime.block_on(signals.announce(announcer));
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(hear)?;
+    Ok(())
 }
 
 struct Signals {

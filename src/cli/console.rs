@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Global;
 use super::recipes::{Online, Selection};
+use super::stdin::on_stdin;
 use crate::error::{Context, Error, Kind, Result};
 use crate::recipe::Recipe;
 use crate::run::Interrupt;
@@ -44,13 +45,17 @@ pub async fn run(
     if let Some(expression) = &arguments.expression {
         return evaluate(recipe, expression, screen);
     }
+    interrupt.or(converse(recipe, screen)).await
+}
+
+/// Evaluates each line of stdin. One that is wrong does not end the conversation, but makes it fail.
+async fn converse(recipe: &Recipe, screen: Screen) -> Result<()> {
     let mut failed = Ok(());
-    for line in std::io::stdin().lock().lines() {
-        let line = line.doing(|| "reading an expression")?;
+    let next = || on_stdin(|stdin| stdin.lines().next().transpose());
+    while let Some(line) = next().await.doing(|| "reading an expression")? {
         if line.trim().is_empty() {
             continue;
         }
-        // One that is wrong does not end the conversation.
         if let Err(error) = evaluate(recipe, &line, screen) {
             screen.error(None, &error);
             failed = Err(error.told());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use super::stdin::on_stdin;
 use crate::error::{Context, Error, Kind, Result};
 use crate::recipe::{self, NoWeb, Overrides, Size};
 use crate::run::Interrupt;
@@ -74,13 +75,9 @@ pub async fn run(arguments: Arguments, screen: Screen, interrupt: &Interrupt) ->
     let answers = match asks {
         true => {
             let asked = arguments.clone();
-            // A thread of its own: reading blocks, and Ctrl-C is to end it.
-            let work = tokio::task::spawn_blocking(move || {
-                ask(&asked, &mut io::stdin().lock(), &mut io::stderr())
-            });
-            let doing = || "asking what to build";
-            let answered = interrupt.or(async { work.await.doing(doing) }).await?;
-            answered.doing(doing)?
+            let asking = on_stdin(move |stdin| ask(&asked, stdin, &mut io::stderr()));
+            let asking = async { asking.await.doing(|| "asking what to build") };
+            interrupt.or(asking).await?
         }
         false => {
             let (answers, defaults) = with_defaults(&arguments);

@@ -1,11 +1,12 @@
 //! `imgbuild key`.
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::stdin::on_stdin;
 use super::{Global, Output};
 use crate::error::{Context, Error, Kind, Result};
 use crate::signing::{self, PublicKey, Signing, Trusted};
@@ -118,7 +119,7 @@ async fn rotate(dirs: &Dirs, screen: Screen) -> Result<()> {
 
 async fn trust(dirs: &Dirs, files: &[PathBuf], screen: Screen) -> Result<()> {
     // One of them may come from a terminal, which nobody shall wait for.
-    let keys: Vec<_> = files.iter().map(|file| keys_of(file)).collect();
+    let keys = join_all(files.iter().map(|file| keys_of(file))).await;
     let mut trusted = Trusted::to_change(dirs).await?;
     for keys in keys {
         for key in keys? {
@@ -133,15 +134,11 @@ async fn trust(dirs: &Dirs, files: &[PathBuf], screen: Screen) -> Result<()> {
 }
 
 /// The public keys in a file; at least one.
-pub fn keys_of(path: &Path) -> Result<Vec<PublicKey>> {
+pub async fn keys_of(path: &Path) -> Result<Vec<PublicKey>> {
     let shown = path.display().to_string();
     let doing = || format!("reading the public key {shown}");
     let text = match path == Path::new("-") {
-        true => {
-            let mut text = String::new();
-            let read = std::io::stdin().read_to_string(&mut text);
-            read.map(|_| text)
-        }
+        true => on_stdin(|stdin| std::io::read_to_string(stdin)).await,
         false => std::fs::read_to_string(path),
     };
     let text = text.doing(doing).map_err(|error| error.kind(Kind::Usage))?;

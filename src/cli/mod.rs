@@ -18,6 +18,7 @@ mod run;
 mod schema;
 mod secrets;
 mod status;
+mod stdin;
 mod target;
 mod template;
 mod validate;
@@ -165,7 +166,11 @@ impl Cli {
             Command::Provenance(arguments) => {
                 provenance::run(arguments, &self.global, screen, interrupt).await
             }
-            Command::Key(arguments) => key::run(arguments, &self.global, screen).await,
+            Command::Key(arguments) => {
+                interrupt
+                    .or(key::run(arguments, &self.global, screen))
+                    .await
+            }
             Command::Template(arguments) => template::run(&arguments, screen, interrupt).await,
             Command::Status(arguments) => status::run(&arguments, screen, interrupt).await,
             Command::History(arguments) => history::run(&arguments, screen),

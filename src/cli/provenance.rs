@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -116,10 +117,10 @@ fn envelope(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The keys that are believed: those that are named, else our own and those that we trust.
-fn trusted(named: &[PathBuf]) -> Result<Vec<PublicKey>> {
+async fn trusted(named: &[PathBuf]) -> Result<Vec<PublicKey>> {
     if !named.is_empty() {
-        let keys = named.iter().map(|path| key::keys_of(path));
-        return Ok(keys.collect::<Result<Vec<_>>>()?.concat());
+        let keys = try_join_all(named.iter().map(|path| key::keys_of(path)));
+        return Ok(keys.await?.concat());
     }
     let dirs = Dirs::from_env()?;
     let mut keys = Trusted::read(&dirs)?.keys;
@@ -135,7 +136,7 @@ async fn verify(
     screen: Screen,
 ) -> Result<()> {
     let policy = policy.map(read_policy).transpose()?;
-    let keys = trusted(keys)?;
+    let keys = trusted(keys).await?;
     let path = located(image)?;
     let files = Files::of(&path);
     let signed = match verify::signature(&envelope(&files.envelope)?, &keys) {
@@ -293,7 +294,7 @@ fn summary(statement: &Statement, keys: &str) -> String {
 }
 
 async fn export(image: &Path, folder: &Path, keys: &[PathBuf], screen: Screen) -> Result<()> {
-    let keys = trusted(keys)?;
+    let keys = trusted(keys).await?;
     let files = Files::of(&located(image)?);
     let text = envelope(&files.envelope)?;
     let signed = match verify::signature(&text, &keys) {

@@ -21,12 +21,14 @@ pub struct Dialogue {
 }
 
 impl SshSession {
-    /// Starts a command to talk with.
-    pub async fn converse(mut self, command: &str) -> Result<Dialogue> {
-        let channel = self.start(command, ExtendedData::Normal).await;
-        let failed = |error| Error::new("starting a command over SSH").caused_by(&error);
+    /// Starts a command to talk with, within `patience`.
+    pub async fn converse(mut self, command: &str, patience: Duration) -> Result<Dialogue> {
+        let doing = || Error::new("starting a command over SSH");
+        let starting = timeout(patience, self.start(command, ExtendedData::Normal)).await;
+        let late = |_| doing().cause(format!("it took more than {} s", patience.as_secs()));
+        let channel = starting.map_err(late)?;
         Ok(Dialogue {
-            channel: channel.map_err(failed)?,
+            channel: channel.map_err(|error| doing().caused_by(&error))?,
             session: self,
         })
     }

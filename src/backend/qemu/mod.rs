@@ -265,8 +265,7 @@ impl Machine {
     }
 
     /// Ends the machine at once and throws its disk away with it.
-    pub async fn destroy(mut self, run: &Run) -> Result<()> {
-        self.process.kill().await?;
+    pub async fn destroy(self, run: &Run) -> Result<()> {
         run.remove(&self.guard).await
     }
 }

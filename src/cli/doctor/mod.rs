@@ -40,7 +40,7 @@ pub async fn run(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let Some(name) = &arguments.target else {
-        let findings = machine::findings().await?;
+        let findings = interrupt.or(machine::findings()).await?;
         show(&findings, screen);
         return verdict(&findings, "this machine");
     };

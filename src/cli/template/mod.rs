@@ -157,8 +157,10 @@ pub async fn run(arguments: &Arguments, screen: Screen, interrupt: &Interrupt) -
             image,
             target: Some(target),
         } => {
-            let server = target::connect(target).await?;
-            let list = server::list(&server, &registry, image.as_deref(), screen);
+            let list = async {
+                let server = target::connect(target).await?;
+                server::list(&server, &registry, image.as_deref(), screen).await
+            };
             interrupt.or(list).await
         }
         Action::List { image, .. } => list::run(&registry, image.as_deref(), screen),

@@ -94,6 +94,7 @@ async fn on_layers(
 ) -> Result<Done> {
     let (plan, run) = (bench.bench.plan, bench.bench.run);
     let backing = backing(plan, base)?;
+    let memory_key = run.unless_interrupted(memory_key(&plan.machine, bench.accel));
     let stack = Stack::new(Setting {
         plan,
         run,
@@ -101,7 +102,7 @@ async fn on_layers(
         caching: bench.bench.options.caching,
         base: &base.path,
         size: backing.size,
-        memory_key: memory_key(&plan.machine, bench.accel).await?,
+        memory_key: memory_key.await?,
     });
     let mut local = Local {
         bench,
@@ -213,7 +214,8 @@ impl<'b> Place<'b> for Local<'b> {
     }
 
     async fn destroy(&self, machine: qemu::Machine) -> Result<()> {
-        machine.destroy(self.bench.bench.run).await
+        let run = self.bench.bench.run;
+        run.unless_interrupted(machine.destroy(run)).await
     }
 
     async fn tools(&self) -> Result<attest::Tools> {

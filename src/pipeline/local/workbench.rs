@@ -58,7 +58,7 @@ impl<'b> Workbench<'b> {
         let zstd = match plan.output.compression {
             Compression::None => false,
             Compression::Zstd => true,
-            Compression::Default => image::has_zstd(&folder).await?,
+            Compression::Default => run.unless_interrupted(image::has_zstd(&folder)).await?,
         };
         Ok(Workbench {
             bench,

@@ -106,7 +106,7 @@ pub async fn stand_by(session: &SshSession, script: &str, args: &[&str]) -> Resu
     let doing = || Error::new("starting in the guest what reads its disk");
     let command = as_root(&format!("echo ready\n{script}"), args);
     let session = session.another(START).await?;
-    let mut dialogue = session.converse(&command).await?;
+    let mut dialogue = session.converse(&command, START).await?;
     let mut said = [0; READY.len()];
     let ready = dialogue.ask(b"", &mut said, START).await;
     ready.map_err(|error| doing().cause(error))?;
