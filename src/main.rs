@@ -1,6 +1,8 @@
 //! Signals and exit codes; a table of contents.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use imgbuild::cli::Cli;
@@ -8,6 +10,7 @@ use imgbuild::error::{Error, Kind};
 use imgbuild::run::interrupt::{self, Announcer, Signal};
 use imgbuild::ui::Screen;
 use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::time::timeout;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -15,14 +18,18 @@ fn main() -> ExitCode {
     let screen = Screen {
         format: cli.global.format(),
     };
-    // One thread drives everything: children that die with their parent die with the thread that started them, so that
-    // must be one that lives as long as the process.
+    let (announcer, interrupt) = interrupt::channel();
+    if let Err(error) = hear_signals(announcer) {
+        screen.note(&format!("signals cannot be caught: {error}"));
+    }
+    // One thread works and starts all programs: those that die with their parent die with the thread that started them, so
+    // that must be one that lives as long as the process.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let result = match runtime {
         Ok(runtime) => {
-            let result = runtime.block_on(work(cli));
+            let result = runtime.block_on(cli.run(&interrupt));
             // Reads that block for ever (a lock somebody else holds) must not hold up the end.
             runtime.shutdown_background();
             result
@@ -40,29 +47,32 @@ fn main() -> ExitCode {
     }
 }
 
-async fn work(cli: Cli) -> Result<(), Error> {
-    let (announcer, interrupt) = interrupt::channel();
-    if let Err(error) = hear_signals(announcer) {
-        eprintln!("warning: signals cannot be caught: {error}");
-    }
-    cli.run(&interrupt).await
-}
-
 /// Signals are caught when this returns. They are heard on a thread of their own, since the one that works may be waiting for a
-/// file or a lock: then the third can still give up.
-fn hear_signals(announcer: Announcer) -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let signals = {
-        let _entered = runtime.enter();
-        Signals::catch()?
+/// file, a lock or stdin: then the third signal can still give up.
+fn hear_signals(announcer: Announcer) -> io::Result<()> {
+    let (caught, is_caught) = std::sync::mpsc::channel();
+    let hear = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let hearing = runtime.and_then(|runtime| {
+            let entered = runtime.enter();
+            let signals = Signals::catch()?;
+            drop(entered);
+            Ok((runtime, signals))
+        });
+        match hearing {
+            Ok((runtime, signals)) => {
+                let _ = caught.send(Ok(()));
+                runtime.block_on(signals.announce(announcer));
+            }
+            Err(error) => drop(caught.send(Err(error))),
+        }
     };
-    let hear = move || runtime.block_on(signals.announce(announcer));
     std::thread::Builder::new()
         .name("signals".into())
         .spawn(hear)?;
-    Ok(())
+    is_caught.recv().map_err(io::Error::other)?
 }
 
 struct Signals {
@@ -71,7 +81,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn catch() -> std::io::Result<Self> {
+    fn catch() -> io::Result<Self> {
         Ok(Signals {
             int: signal(SignalKind::interrupt())?,
             term: signal(SignalKind::terminate())?,
@@ -80,18 +90,27 @@ impl Signals {
 
     /// The first signal ends the work in order, the second is told that this is under way, the third gives up on it.
     async fn announce(mut self, announcer: Announcer) {
-        loop {
+        for count in 1.. {
             let (came, kind) = tokio::select! {
                 _ = self.int.recv() => (Signal::Int, Kind::Interrupted),
                 _ = self.term.recv() => (Signal::Term, Kind::Terminated),
             };
-            match announcer.announce(came) {
-                1 => eprintln!("stopping: removing what this build has made"),
-                2 => eprintln!("still cleaning up; once more leaves the rest to `imgbuild gc`"),
+            match count {
+                1 => tell("stopping: cleaning up").await,
+                2 => tell("still cleaning up; once more leaves the rest to `imgbuild gc`").await,
                 _ => std::process::exit(kind.exit_code().into()),
             }
+            announcer.announce(came);
         }
     }
+}
+
+/// Says something on stderr. A terminal or pipe that does not take it, or is gone, must not keep anybody from stopping.
+async fn tell(text: &'static str) {
+    let telling = tokio::task::spawn_blocking(move || {
+        let _ = writeln!(io::stderr(), "{text}");
+    });
+    let _ = timeout(Duration::from_millis(200), telling).await;
 }
 
 fn log_to_stderr(verbose: u8) {

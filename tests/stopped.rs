@@ -3,49 +3,59 @@
 mod lab;
 
 use std::cell::RefCell;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use lab::{Ended, Lab, until};
+use rustix::process::{Pid, Signal, kill_process};
 
-/// Starts `imgbuild`, whose stdin stays open and empty, and waits until it catches signals.
-fn start(lab: &Lab, arguments: &[&str]) -> Child {
-    let mut command = lab.command(arguments);
+/// Starts a command whose stdin stays open.
+fn start(mut command: Command) -> Child {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let child = command.spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    until("it catches no signals", || {
-        let status = std::fs::read_to_string(&status).unwrap();
-        let caught = status.lines().find_map(|it| it.strip_prefix("SigCgt:"));
-        let caught = u64::from_str_radix(caught.unwrap().trim(), 16).unwrap();
-        // SIGINT is 2, SIGTERM 15; a signal's bit is one below its number.
-        caught >> 1 & caught >> 14 & 1 == 1
-    });
-    child
+    command.spawn().unwrap()
 }
 
-fn interrupt(mut child: Child) -> Ended {
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+/// Writes something that is no whole key to a command's stdin, and waits until it was read.
+fn begin_key(child: &mut Child) {
+    let stdin = child.stdin.as_mut().unwrap();
+    stdin.write_all(b"ssh-").unwrap();
+    until("it does not read", || {
+        rustix::io::ioctl_fionread(&*stdin).unwrap() == 0
+    });
+}
+
+fn interrupt(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+}
+
+fn is_interrupted(mut child: Child) {
+    interrupt(&child);
     let stdin = child.stdin.take();
-    let is_over = RefCell::new(&mut child);
+    let watched = RefCell::new(&mut child);
     until("it goes on", || {
-        is_over.borrow_mut().try_wait().unwrap().is_some()
+        watched.borrow_mut().try_wait().unwrap().is_some()
     });
     drop(stdin);
-    child.wait_with_output().unwrap().into()
+    let ended = Ended::from(child.wait_with_output().unwrap());
+    ended.with_code(130).saying("stopping");
 }
 
 #[test]
 fn a_key_that_nobody_types() {
     let lab = Lab::new("key on stdin");
-    interrupt(start(&lab, &["key", "trust", "-"])).with_code(130);
-    let verify = ["provenance", "verify", "x.qcow2", "--key", "-"];
-    interrupt(start(&lab, &verify)).with_code(130);
+    for arguments in [
+        &["key", "trust", "-"][..],
+        &["provenance", "verify", "x.qcow2", "--key", "-"],
+    ] {
+        let mut child = start(lab.command(arguments));
+        begin_key(&mut child);
+        is_interrupted(child);
+    }
 }
 
 #[test]
@@ -55,28 +65,57 @@ fn an_expression_that_nobody_types() {
         "x.toml",
         "[image]\nname = \"x\"\n[source]\nfile = \"x.qcow2\"\n",
     );
-    let console = ["console", "--recipe", recipe.to_str().unwrap()];
-    interrupt(start(&lab, &console)).with_code(130);
+    let mut child = start(lab.command(&["console", "--recipe", recipe.to_str().unwrap()]));
+    child.stdin.as_mut().unwrap().write_all(b"1 + 1\n").unwrap();
+    let mut answer = [0; 2];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut answer)
+        .unwrap();
+    assert_eq!(&answer, b"2\n");
+    is_interrupted(child);
 }
 
 #[test]
 fn a_program_that_does_not_say_its_version() {
     let lab = Lab::new("doctor");
-    let program = lab.write(
-        "bin/qemu-img",
-        "#!/bin/sh\necho $$ >asking\nmv asking asked\nexec sleep 86400\n",
-    );
+    let script = "#!/bin/sh\necho $$ >asking\nmv asking asked\nexec sleep 86400\n";
+    let program = lab.write("bin/qemu-img", script);
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:{}", lab.path("bin").display(), env!("PATH"));
     let mut doctor = lab.command(&["doctor"]);
-    doctor
-        .env("PATH", path)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let doctor = doctor.spawn().unwrap();
+    let path = std::env::var("PATH").unwrap();
+    doctor.env("PATH", format!("{}:{path}", lab.path("bin").display()));
+    let doctor = start(doctor);
     until("it asks no program", || lab.path("asked").exists());
-    interrupt(doctor).with_code(130);
+    is_interrupted(doctor);
     let pid = std::fs::read_to_string(lab.path("asked")).unwrap();
-    let is_there = || std::fs::exists(format!("/proc/{}", pid.trim())).unwrap();
-    until("the program is still there", || !is_there());
+    let command_line = format!("/proc/{}/cmdline", pid.trim());
+    // It is empty when nobody has been told yet of the program's end.
+    until("the program still runs", || {
+        std::fs::read(&command_line).is_ok_and(|line| line.is_empty())
+            || !std::fs::exists(&command_line).unwrap()
+    });
+}
+
+#[test]
+fn the_third_time_gives_up_on_whatever_it_is_that_does_not_end() {
+    let lab = Lab::new("third Ctrl-C");
+    let policy = lab.path("policy");
+    let made = Command::new("mkfifo").arg(&policy).status().unwrap();
+    assert!(made.success());
+    let policy = policy.to_str().unwrap();
+    let verify = ["provenance", "verify", "x.qcow2", "--policy", policy];
+    let mut child = start(lab.command(&verify));
+    // This waits until the other end is opened, which then waits for the first word.
+    let _silent = File::options().write(true).open(policy).unwrap();
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    for line in ["stopping", "still cleaning up"] {
+        interrupt(&child);
+        let said = told.next().unwrap().unwrap();
+        assert!(said.starts_with(line), "{said}");
+    }
+    interrupt(&child);
+    assert_eq!(child.wait().unwrap().code(), Some(130));
 }

@@ -139,7 +139,7 @@ pub async fn keys_of(path: &Path) -> Result<Vec<PublicKey>> {
     let doing = || format!("reading the public key {shown}");
     let text = match path == Path::new("-") {
         true => on_stdin(|stdin| std::io::read_to_string(stdin)).await,
-        false => std::fs::read_to_string(path),
+        false => tokio::fs::read_to_string(path).await,
     };
     let text = text.doing(doing).map_err(|error| error.kind(Kind::Usage))?;
     if text.contains("PRIVATE KEY") {

@@ -17,36 +17,34 @@ pub enum Signal {
 /// Tells whether the user wants the work to end. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Interrupt {
-    state: watch::Receiver<(u32, Option<Signal>)>,
+    state: watch::Receiver<Option<Signal>>,
 }
 
 /// The side that announces signals.
 #[derive(Debug)]
 pub struct Announcer {
-    state: watch::Sender<(u32, Option<Signal>)>,
+    state: watch::Sender<Option<Signal>>,
 }
 
 /// A new pair.
 pub fn channel() -> (Announcer, Interrupt) {
-    let (sender, receiver) = watch::channel((0, None));
+    let (sender, receiver) = watch::channel(None);
     (Announcer { state: sender }, Interrupt { state: receiver })
 }
 
 impl Announcer {
-    /// Announces one more signal; returns how many there were. The first one decides the exit code.
-    pub fn announce(&self, signal: Signal) -> u32 {
-        self.state.send_modify(|(count, first)| {
-            *count += 1;
+    /// Announces a signal. The first one decides the exit code.
+    pub fn announce(&self, signal: Signal) {
+        self.state.send_modify(|first| {
             first.get_or_insert(signal);
         });
-        self.state.borrow().0
     }
 }
 
 impl Interrupt {
     /// Whether a signal came.
     pub fn is_set(&self) -> bool {
-        self.state.borrow().0 > 0
+        self.state.borrow().is_some()
     }
 
     /// Runs `work` until it is done or a signal comes, which drops it.
@@ -61,8 +59,8 @@ impl Interrupt {
     /// Waits for a signal and returns the error that stands for it.
     pub async fn wait(&self) -> Error {
         let mut state = self.state.clone();
-        let signal = match state.wait_for(|(count, _)| *count > 0).await {
-            Ok(state) => state.1,
+        let signal = match state.wait_for(Option::is_some).await {
+            Ok(signal) => *signal,
             // Without an announcer no signal can come any more.
             Err(_) => std::future::pending().await,
         };
@@ -81,8 +79,8 @@ mod tests {
     async fn the_first_signal_decides() {
         let (announcer, interrupt) = channel();
         assert!(!interrupt.is_set());
-        assert_eq!(announcer.announce(Signal::Term), 1);
-        assert_eq!(announcer.announce(Signal::Int), 2);
+        announcer.announce(Signal::Term);
+        announcer.announce(Signal::Int);
         let error = interrupt
             .or::<()>(std::future::pending())
             .await

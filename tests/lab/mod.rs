@@ -173,13 +173,8 @@ impl Lab {
     /// Writes `NAME.toml`: a recipe on `image` with `rest` behind source and machine. One CPU: when QEMU emulates several it
     /// crashes or loses an interrupt now and then, and what comes of that has a test of its own.
     pub fn recipe(&self, name: &str, image: Image, rest: &str) -> PathBuf {
-        self.recipe_with_cpus(1, name, image, rest)
-    }
-
-    /// As [`Lab::recipe`], with so many CPUs.
-    pub fn recipe_with_cpus(&self, cpus: u32, name: &str, image: Image, rest: &str) -> PathBuf {
         let text = format!(
-            "[image]\nname = \"{name}\"\n\n[source]\nfile = {:?}\n\n[machine]\ncpus = {cpus}\nmemory = \"{}\"\n{rest}",
+            "[image]\nname = \"{name}\"\n\n[source]\nfile = {:?}\n\n[machine]\ncpus = 1\nmemory = \"{}\"\n{rest}",
             image.path(),
             image.memory()
         );
@@ -282,6 +277,8 @@ impl Lab {
             while lock.try_lock().is_err() {
                 std::thread::sleep(std::time::Duration::from_millis(1));
             }
+            // Or it stays locked while another test starts a program, which gets a copy of the descriptor.
+            lock.unlock().unwrap();
         }
     }
 
@@ -316,6 +313,7 @@ impl Lab {
             if is_lock {
                 let file = std::fs::File::open(&path).unwrap();
                 assert!(file.try_lock().is_ok(), "{} is held", path.display());
+                file.unlock().unwrap();
             }
         }
     }

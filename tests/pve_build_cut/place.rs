@@ -112,7 +112,8 @@ impl Place {
         place.remove_others();
         place.before = place.inventory();
         place.versions = list(&place.node.lab);
-        assert_eq!(place.versions, ["lab/web@1"]);
+        // Its number is one more for each try that failed.
+        assert_eq!(place.versions.len(), 1, "{:?}", place.versions);
         place
     }
 

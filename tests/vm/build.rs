@@ -82,7 +82,7 @@ run = "sleep 4000 & echo started"
 
 [[step]]
 name = "a step that hangs is killed with its children"
-timeout = "3s"
+timeout = "15s"
 retries = 1
 run = """
 if [ -e /run/hung ]; then

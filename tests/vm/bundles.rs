@@ -454,7 +454,7 @@ systemctl is-enabled coder-agent
 (! systemctl is-active coder-agent)
 printf 'CODER_AGENT_URL={{ guests }}/\nCODER_AGENT_TOKEN=of-the-workspace\n' >/etc/coder-agent.env
 systemctl start coder-agent
-timeout 60 sh -c 'until test -e /home/ann/asked; do sleep 1; done'
+timeout 300 sh -c 'until test -e /home/ann/asked; do sleep 1; done'
 systemctl is-active coder-agent
 '''
 "#;

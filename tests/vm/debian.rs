@@ -7,8 +7,7 @@ use crate::lab::{Image, Lab};
 #[test]
 fn a_debian_image_is_built_sealed_and_boots_as_its_user_would_boot_it() {
     let lab = Lab::new("debian");
-    let recipe = lab.recipe_with_cpus(
-        2,
+    let recipe = lab.recipe(
         "debian",
         Image::Debian,
         r#"disk = "4GiB"

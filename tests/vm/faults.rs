@@ -89,7 +89,7 @@ fn a_guest_that_ignores_the_power_button_is_stopped_by_force() {
     let recipe = lab.recipe(
         "stubborn",
         Image::Tiny,
-        "[ssh]\ntimeout = \"40s\"\n[[step]]\nrun = \"rm -r /etc/acpi/PWRF\"\n",
+        "[ssh]\ntimeout = \"60s\"\n[[step]]\nrun = \"rm -r /etc/acpi/PWRF\"\n",
     );
     // Its file system was not unmounted: the audit must not let that pass.
     lab.imgbuild(&["run", recipe.to_str().unwrap()])

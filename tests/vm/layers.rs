@@ -294,7 +294,7 @@ fn a_build_that_failed_goes_on_where_it_failed() {
     let lab = Lab::new("failed and mended");
     let recipe = |third: &str| {
         let work = format!(
-            "[[step]]\nname = \"one\"\nrun = \"sleep 5; echo one >>/srv/log\"\n\
+            "[[step]]\nname = \"one\"\nrun = \"sleep 15; echo one >>/srv/log\"\n\
              [[step]]\nname = \"reboot\"\nreboot = true\n\
              [[step]]\nname = \"three\"\nrun = \"{third}\"\n"
         );
@@ -329,7 +329,7 @@ fn a_build_that_failed_goes_on_where_it_failed() {
 #[test]
 fn a_step_without_cache_is_always_done_and_so_is_what_follows() {
     let lab = Lab::new("no cache");
-    let work = "[[step]]\nname = \"one\"\nrun = \"sleep 5\"\n\
+    let work = "[[step]]\nname = \"one\"\nrun = \"sleep 15\"\n\
                 [[step]]\nname = \"two\"\nrun = \"true\"\ncache = false\n\
                 [[step]]\nname = \"three\"\nrun = \"true\"\n";
     let recipe = lab.recipe("always", Image::Tiny, work);
@@ -356,7 +356,7 @@ fn a_build_keeps_the_layers_it_stands_on_whatever_the_limit() {
         path.to_str().unwrap().to_owned()
     };
     build(&lab, &[&recipe("before", "true")]);
-    let mut run = lab.watch(&[&recipe("during", "sleep 3")]);
+    let mut run = lab.watch(&[&recipe("during", "sleep 10")]);
     run.until_phase("two");
     lab.imgbuild(&["cache", "limit", "0"]).with_code(0);
     assert_eq!(layers(&lab).len(), 3, "boot, one, and the draft");

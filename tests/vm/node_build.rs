@@ -75,12 +75,15 @@ fn tags(node: &Node, vmid: u64) -> String {
 
 /// A recipe on the tiny guest with two steps, the first of which takes long enough to be worth a layer, compared with a boot
 /// under emulation. Its template has a copy under a fixed id.
+/// Takes more than twice as long as the guest has needed to come up, however long that was: then it is worth a layer.
+const LONG: &str = "sleep $(( $(cut -d. -f1 /proc/uptime) * 3 + 30 ))";
+
 fn in_two_steps(node: &Node, source: &str, last: &str) -> String {
     let text = format!(
         "[image]\nname = \"web\"\nversion = \"%Y.1\"\n[source]\n{source}\n\
          [machine]\ncpus = 1\nmemory = \"{}\"\n{SSH}\
          [target.proxmox]\ncloud-init-drive = false\ntags = [\"tiny\"]\nvmid = 8000\n\
-         [[step]]\nname = \"long\"\nrun = \"sleep 60; echo long > /etc/long\"\n\
+         [[step]]\nname = \"long\"\nrun = \"{LONG}; echo long > /etc/long\"\n\
          [[step]]\nname = \"mark\"\nrun = \"echo {last} > /etc/mark\"\n\
          [[test]]\nname = \"mark\"\nrun = \"grep long /etc/long && grep {last} /etc/mark && ! test -e /etc/other\"\n",
         Image::Tiny.memory()
@@ -182,7 +185,7 @@ fn debian_without_an_agent_is_built_by_uefi_with_secure_boot_and_a_tpm() {
     let check = "od -An -t u1 -j 4 /sys/firmware/efi/efivars/SecureBoot-* | grep -qw 1 && test -e /dev/tpm0";
     let text = format!(
         "[image]\nname = \"web\"\n[source]\nfile = \"{}\"\n\
-         [machine]\ncpus = 2\nmemory = \"{}\"\nfirmware = \"uefi\"\ntpm = true\n[ssh]\nport = 2222\ntimeout = \"15m\"\n\
+         [machine]\ncpus = 1\nmemory = \"{}\"\nfirmware = \"uefi\"\ntpm = true\n[ssh]\nport = 2222\ntimeout = \"15m\"\n\
          [target.proxmox]\nsecure-boot = true\n\
          [[step]]\nname = \"look\"\nrun = \"{check}\"\n\
          [[test]]\nname = \"look\"\nrun = \"{check}\"\n",
@@ -258,7 +261,7 @@ fn a_rebuild_goes_on_from_the_last_layer_and_stands_alone() {
         tiny(
             &node,
             &format!(
-                "[[step]]\nname = \"long\"\nrun = \"sleep 20\"\n[[step]]\nname = \"last\"\nrun = \"echo {last}\"\n"
+                "[[step]]\nname = \"long\"\nrun = \"sleep 40\"\n[[step]]\nname = \"last\"\nrun = \"echo {last}\"\n"
             ),
         )
     };

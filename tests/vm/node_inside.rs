@@ -1,5 +1,7 @@
 //! Builds on a Proxmox VE node whose recipe forbids a second machine for looking at the disk: the guest itself reads it.
 
+use std::time::Duration;
+
 use crate::lab::node::Node;
 use crate::lab::{Ended, Image};
 use pve_lab::Setup;
@@ -90,10 +92,11 @@ fn what_the_guest_finds_on_its_disk_ends_the_build_and_leaves_nothing() {
 #[test]
 fn what_is_written_past_the_file_systems_while_the_disk_is_read_ends_the_build() {
     let node = Node::whole("pve inside written", Setup::new(), "9000-9099");
-    // Too seldom to be noticed before the reading begins. And what ends a program of root's waits for the frozen disk.
+    // Too seldom to be noticed before the reading begins. And closing a session of sudo
+    // writes to the frozen disk, so that sudo never ends.
     let writer = "[[step]]\nname = \"writer\"\nrun = \"\"\"\n\
         (while sleep 4; do dd if=/dev/sda of=/dev/sda bs=512 count=1 conv=notrunc oflag=direct; done) >/dev/null 2>&1 &\n\
-        echo session optional pam_exec.so type=close_session /bin/touch /etc/ended >>/etc/pam.d/sudo\n\"\"\"\n";
+        echo session required pam_exec.so type=close_session /bin/touch /etc/ended >>/etc/pam.d/sudo\n\"\"\"\n";
     build(&node, &recipe(&node, writer))
         .with_code(1)
         .saying("reading the disk of the sealed guest")
@@ -107,17 +110,22 @@ fn what_is_written_past_the_file_systems_while_the_disk_is_read_ends_the_build()
 fn a_guest_that_says_no_more_whether_its_disk_has_stayed_does_not_hold_up_ctrl_c() {
     let node = Node::whole("pve inside silent", Setup::new(), "9000-9099");
     node.read_target();
-    // The digest is taken when the disk is frozen. Then those stop that would say whether it has stayed so.
+    // The digest is taken when the disk is frozen. Then those stop that would say whether it has stayed so; what looks for
+    // them finds itself, too, and that is gone.
     let silencer = "[[step]]\nname = \"silencer\"\nrun = \"\"\"\n\
         (until grep -qs sha256sum /proc/[0-9]*/comm; do sleep 1; done\n\
-        for file in $(grep -ls 'whether the disk has stayed' /proc/[0-9]*/cmdline); do\n\
-        pid=${file#/proc/}; kill -STOP ${pid%/cmdline}; done) >/dev/null 2>&1 &\n\"\"\"\n";
+        for file in $(grep -ls /queue/iostats /proc/[0-9]*/cmdline); do\n\
+        pid=${file#/proc/}; kill -STOP ${pid%/cmdline} || :; done) >/dev/null 2>&1 &\n\"\"\"\n";
     let mut run = node
         .lab
         .watch(&["--target", "lab", &recipe(&node, silencer)]);
     run.until_phase("look for changes");
+    // An answer would come at once.
+    std::thread::sleep(Duration::from_secs(2));
     run.signal("INT");
-    run.end().with_code(130);
+    let ended = run.end().with_code(130);
+    let failed = r#""event":"phase-failed","phase":"look for changes""#;
+    assert!(ended.stdout.contains(failed), "{}", ended.stdout);
     assert_eq!(node.server.inventory().vms, Vec::<String>::new());
     node.lab.assert_nothing_left();
 }

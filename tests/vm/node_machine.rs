@@ -124,7 +124,7 @@ fn a_boot_that_fails_shows_the_end_of_the_console() {
     let arguments = ["doctor", "--target", "lab", "--boot", recipe.as_str()];
     let mut command = node.command(&arguments);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let booting = command.spawn().unwrap();
+    let mut booting = command.spawn().unwrap();
     let console = node.server.folder().join("run/9000/serial0");
     let is_up = || {
         let said = std::fs::read(&console).unwrap_or_default();
@@ -134,6 +134,7 @@ fn a_boot_that_fails_shows_the_end_of_the_console() {
         after.is_some_and(|after| after.matches("imgbuild-address").count() > 3)
     };
     while !is_up() {
+        assert_eq!(booting.try_wait().unwrap(), None, "it ended before");
         std::thread::sleep(Duration::from_millis(20));
     }
     // It was read all the time, over one connection.

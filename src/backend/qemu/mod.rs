@@ -265,7 +265,8 @@ impl Machine {
     }
 
     /// Ends the machine at once and throws its disk away with it.
-    pub async fn destroy(self, run: &Run) -> Result<()> {
+    pub async fn destroy(mut self, run: &Run) -> Result<()> {
+        self.process.kill().await?;
         run.remove(&self.guard).await
     }
 }

@@ -11,13 +11,14 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::pipeline::SshGuest;
 use crate::pipeline::bench::Role;
 use crate::pipeline::place::Begun;
+use crate::run::Run;
 use crate::seed::{Announce, Identity};
 use crate::source::Format;
 use crate::ssh::Login;
 use crate::store::layers::files;
 
-/// A guest that was restored answers at once, or something is wrong with it.
-const RESTORED: Duration = Duration::from_secs(10);
+/// A guest that was restored answers soon, or something is wrong with it. Emulated ones beside others have needed 10 s.
+const RESTORED: Duration = Duration::from_secs(60);
 
 /// Begins with the best of all ways.
 pub(super) async fn begin<'b>(
@@ -147,7 +148,7 @@ async fn resume<'b>(
             if !way.memory {
                 let renew = stack.renew(way, began.elapsed(), &mut machine, &mut guest);
                 if let Err(error) = bench.bench.run.unless_interrupted(renew).await {
-                    machine.destroy(bench.bench.run).await?;
+                    give_up(machine, bench.bench.run).await;
                     return Err(error);
                 }
             }
@@ -159,10 +160,15 @@ async fn resume<'b>(
             })
         }
         Err(error) => {
-            machine.destroy(bench.bench.run).await?;
+            give_up(machine, bench.bench.run).await;
             Err(error)
         }
     }
+}
+
+/// Ends a machine that is of no use. What remains of it is in the journal, and told when the build ends.
+async fn give_up(machine: Machine, run: &Run) {
+    let _ = run.unless_interrupted(machine.destroy(run)).await;
 }
 
 async fn wake<'b>(

@@ -101,6 +101,11 @@ impl Cluster {
         real / self.pace
     }
 
+    /// How long the server waits for a client: at its pace, but no client is so quick that less would do.
+    pub fn patience(&self, real: Duration) -> Duration {
+        self.wait(real).max(Duration::from_millis(500))
+    }
+
     /// Where the guest of a VM is reached.
     pub fn address(&self, vmid: u32) -> Ipv4Addr {
         let [a, b] = self.network;

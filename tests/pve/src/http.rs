@@ -101,7 +101,7 @@ impl Connection {
         let entry = self.note(&head, fault.is_some());
         let mut body = Incomplete {
             body,
-            patience: self.cluster.wait(Duration::from_secs(5)),
+            patience: self.cluster.patience(Duration::from_secs(5)),
             pause: match fault {
                 Some(What::SlowCall { pause }) => pause,
                 _ => Duration::ZERO,

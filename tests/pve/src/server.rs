@@ -244,7 +244,7 @@ fn listening(address: SocketAddr) -> tokio::net::TcpListener {
 /// One connection, until either side has enough.
 async fn converse(stream: TcpStream, acceptor: TlsAcceptor, connection: Connection) {
     let _ = stream.set_nodelay(true);
-    let idle = connection.cluster.wait(Duration::from_secs(5));
+    let idle = connection.cluster.patience(Duration::from_secs(5));
     let accepted = tokio::time::timeout(idle, acceptor.accept(stream)).await;
     let Ok(Ok(stream)) = accepted else {
         return;

@@ -79,7 +79,7 @@ impl Inside {
             still(&mut self.still).await.map_err(|error| {
                 Error::new("reading the disk of the sealed guest")
                     .cause(error)
-                    .hint("stop in a step what writes past the file systems, or leave out `helper = false`")
+                    .hint("if something was written, stop in a step what writes past the file systems; or leave out `helper = false`")
             })
         };
         run.phase("look for changes", stayed).await?;
@@ -87,7 +87,7 @@ impl Inside {
     }
 }
 
-/// Has the command do what is next. What it says is its answer: whether it ends after that is not waited for.
+/// Has the command do what is next. Its first line is the answer; its end is not waited for.
 async fn still(dialogue: &mut Dialogue) -> io::Result<()> {
     let (mut lines, mut answer) = (Lines::default(), None);
     let mut output = |bytes: &[u8]| {

@@ -1,6 +1,7 @@
 //! Reading a disk in a guest from here, while the guest takes its digest.
 
 use std::io;
+use std::mem;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use crate::text::Lines;
 /// What a command says that is there and waits to be asked.
 const READY: &[u8] = b"ready\n";
 
-/// How long a command may take to be there, its connection included.
+/// How long each may take: connecting, starting a command, and its first word.
 const START: Duration = Duration::from_secs(60);
 
 /// Gives the pieces of a device that it is asked for, each by its number.
@@ -35,18 +36,19 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// How long an audit, or listing packages, may take. In an emulated guest on a loaded machine that is minutes.
 const READING: Duration = Duration::from_secs(30 * 60);
 
-/// When it is told to, prints the digest of a device, and until then each second how far it is.
+/// When it is told to, prints the digest of a device, and until then each second how far it is. If there is none, it says so
+/// after the reason: the end of a program may not be seen in a guest whose file systems are frozen.
 const DIGEST: &str = r#"
 read -r go || exit
 exec 3<"$1"
-sha256sum <&3 &
+sha256sum <&3 2>&1 &
 sum=$!
 while sleep 1 >/dev/null; do sed -n 's/^pos:/at/p' "/proc/$sum/fdinfo/0"; done 2>/dev/null &
 clock=$!
 status=0
 wait "$sum" || status=$?
 kill "$clock"
-exit "$status"
+[ "$status" = 0 ] || echo failed
 "#;
 
 /// How long that may take: a disk of a terabyte at 150 MB/s.
@@ -139,12 +141,13 @@ async fn serve<T>(
 /// The sha256 of a whole disk of `size` bytes.
 async fn sha256(mut dialogue: Dialogue, name: &str, size: u64, events: &Events) -> Result<String> {
     let doing = || Error::new(format!("taking the digest of {name} in a guest"));
-    let (mut lines, mut digest) = (Lines::default(), None);
+    let (mut lines, mut reason, mut digest) = (Lines::default(), String::new(), None);
     let mut output = |bytes: &[u8]| {
         lines.feed(bytes, |line| match Said::of(line) {
-            Some(Said::At(done)) => events.progress(PHASE, done, Some(size), Unit::Bytes),
-            Some(Said::Digest(hex)) => digest = Some(hex),
-            None => {}
+            Said::At(done) => events.progress(PHASE, done, Some(size), Unit::Bytes),
+            Said::Digest(hex) => digest = Some(Ok(hex)),
+            Said::Failed => digest = Some(Err(mem::take(&mut reason))),
+            Said::Other => reason = line.to_owned(),
         });
         // A process that waits for the end of its second does not hold up ours.
         match digest {
@@ -154,7 +157,8 @@ async fn sha256(mut dialogue: Dialogue, name: &str, size: u64, events: &Events) 
     };
     let heard = dialogue.hear(b"\n", &mut output, HASHING).await;
     heard.map_err(|error| doing().cause(error))?;
-    digest.ok_or_else(|| doing().cause("nothing was said"))
+    let digest = digest.ok_or_else(|| doing().cause("nothing was said"))?;
+    digest.map_err(|reason| doing().cause(reason))
 }
 
 /// A line of what [`DIGEST`] prints.
@@ -163,17 +167,21 @@ enum Said {
     /// So many bytes are done.
     At(u64),
     Digest(String),
+    /// There is no digest; why not was said before.
+    Failed,
+    Other,
 }
 
 impl Said {
-    fn of(line: &str) -> Option<Said> {
+    fn of(line: &str) -> Said {
         let mut words = line.split_whitespace();
-        let first = words.next()?;
+        let first = words.next().unwrap_or_default();
         let is_digest = first.len() == 64 && first.bytes().all(|byte| byte.is_ascii_hexdigit());
         match (first, words.next().map(str::parse)) {
-            ("at", Some(Ok(done))) => Some(Said::At(done)),
-            _ if is_digest => Some(Said::Digest(first.to_ascii_lowercase())),
-            _ => None,
+            ("at", Some(Ok(done))) => Said::At(done),
+            ("failed", None) => Said::Failed,
+            _ if is_digest => Said::Digest(first.to_ascii_lowercase()),
+            _ => Said::Other,
         }
     }
 }
@@ -229,11 +237,12 @@ mod tests {
         let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         assert_eq!(
             Said::of(&format!("{digest}  -")),
-            Some(Said::Digest(digest.into()))
+            Said::Digest(digest.into())
         );
-        assert_eq!(Said::of("at\t4096"), Some(Said::At(4096)));
+        assert_eq!(Said::of("at\t4096"), Said::At(4096));
+        assert_eq!(Said::of("failed"), Said::Failed);
         for other in ["", "at", "at x", "sha256sum: read error", &digest[1..]] {
-            assert_eq!(Said::of(other), None);
+            assert_eq!(Said::of(other), Said::Other);
         }
     }
 }

@@ -10,7 +10,8 @@ exec 3>&1 >&2
 
 fail() {
     # shellcheck disable=SC2086 # on one line, whatever a program said
-    echo $1 >&3
+    set -- $1
+    printf '%s\n' "$*" >&3
     exit 1
 }
 
