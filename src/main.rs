@@ -10,6 +10,7 @@ use imgbuild::error::{Error, Kind};
 use imgbuild::run::interrupt::{self, Announcer, Signal};
 use imgbuild::ui::Screen;
 use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 fn main() -> ExitCode {
@@ -20,7 +21,8 @@ fn main() -> ExitCode {
     };
     let (announcer, interrupt) = interrupt::channel();
     if let Err(error) = hear_signals(announcer) {
-        screen.note(&format!("signals cannot be caught: {error}"));
+        screen.error(None, &Error::new("catching signals").cause(error));
+        return ExitCode::FAILURE;
     }
     // One thread works and starts all programs: those that die with their parent die with the thread that started them, so
     // that must be one that lives as long as the process.
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 /// Signals are caught when this returns. They are heard on a thread of their own, since the one that works may be waiting for a
-/// file, a lock or stdin: then the third signal can still give up.
+/// file or a lock: then the third signal can still give up.
 fn hear_signals(announcer: Announcer) -> io::Result<()> {
     let (caught, is_caught) = std::sync::mpsc::channel();
     let hear = move || {
@@ -88,29 +90,39 @@ impl Signals {
         })
     }
 
-    /// The first signal ends the work in order, the second is told that this is under way, the third gives up on it.
-    async fn announce(mut self, announcer: Announcer) {
-        for count in 1.. {
-            let (came, kind) = tokio::select! {
-                _ = self.int.recv() => (Signal::Int, Kind::Interrupted),
-                _ = self.term.recv() => (Signal::Term, Kind::Terminated),
-            };
-            match count {
-                1 => tell("stopping: cleaning up").await,
-                2 => tell("still cleaning up; once more leaves the rest to `imgbuild gc`").await,
-                _ => std::process::exit(kind.exit_code().into()),
-            }
-            announcer.announce(came);
+    async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.int.recv() => Signal::Int,
+            _ = self.term.recv() => Signal::Term,
         }
+    }
+
+    /// The first signal ends the work in order, the second is told that this is under way, the third gives up on it.
+    async fn announce(mut self, announcer: Announcer) -> ! {
+        let first = self.next().await;
+        tell("stopping: cleaning up").await;
+        announcer.announce(first);
+        self.next().await;
+        tell("still cleaning up; once more leaves the rest to `imgbuild gc`").await;
+        self.next().await;
+        let kind = match first {
+            Signal::Int => Kind::Interrupted,
+            Signal::Term => Kind::Terminated,
+        };
+        std::process::exit(kind.exit_code().into())
     }
 }
 
 /// Says something on stderr. A terminal or pipe that does not take it, or is gone, must not keep anybody from stopping.
 async fn tell(text: &'static str) {
-    let telling = tokio::task::spawn_blocking(move || {
+    let (told, is_told) = oneshot::channel();
+    let telling = std::thread::Builder::new().spawn(move || {
         let _ = writeln!(io::stderr(), "{text}");
+        let _ = told.send(());
     });
-    let _ = timeout(Duration::from_millis(200), telling).await;
+    if telling.is_ok() {
+        let _ = timeout(Duration::from_millis(200), is_told).await;
+    }
 }
 
 fn log_to_stderr(verbose: u8) {
@@ -124,5 +136,7 @@ fn log_to_stderr(verbose: u8) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(imgbuild::ui::colours())
+        // It would tell by panicking that stderr is gone.
+        .log_internal_errors(false)
         .init();
 }

@@ -2,13 +2,14 @@
 
 mod lab;
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::fs::{File, Permissions};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
 
 use lab::{Ended, Lab, until};
+use rustix::fs::OFlags;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Starts a command whose stdin stays open.
@@ -99,17 +100,33 @@ fn a_program_that_does_not_say_its_version() {
     });
 }
 
-#[test]
-fn the_third_time_gives_up_on_whatever_it_is_that_does_not_end() {
-    let lab = Lab::new("third Ctrl-C");
+/// A command that waits for a policy which is never said, with the end of the pipe that keeps it waiting.
+fn waiting_for_its_policy(lab: &Lab) -> (Child, File) {
     let policy = lab.path("policy");
     let made = Command::new("mkfifo").arg(&policy).status().unwrap();
     assert!(made.success());
-    let policy = policy.to_str().unwrap();
-    let verify = ["provenance", "verify", "x.qcow2", "--policy", policy];
-    let mut child = start(lab.command(&verify));
-    // This waits until the other end is opened, which then waits for the first word.
-    let _silent = File::options().write(true).open(policy).unwrap();
+    let arguments = ["provenance", "verify", "x.qcow2", "--policy"];
+    let mut verify = lab.command(&arguments);
+    verify.arg(&policy);
+    let child = start(verify);
+    let silent = OnceCell::new();
+    // It cannot be opened so before the other end is.
+    until("it does not read its policy", || {
+        let mut options = File::options();
+        options
+            .write(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+        options
+            .open(&policy)
+            .is_ok_and(|file| silent.set(file).is_ok())
+    });
+    (child, silent.into_inner().unwrap())
+}
+
+#[test]
+fn the_third_time_gives_up_on_whatever_it_is_that_does_not_end() {
+    let lab = Lab::new("third Ctrl-C");
+    let (mut child, _silent) = waiting_for_its_policy(&lab);
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     for line in ["stopping", "still cleaning up"] {
         interrupt(&child);
@@ -118,4 +135,32 @@ fn the_third_time_gives_up_on_whatever_it_is_that_does_not_end() {
     }
     interrupt(&child);
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn nobody_has_to_hear_that_it_stops() {
+    let lab = Lab::new("Ctrl-C, stderr gone");
+    let (mut child, _silent) = waiting_for_its_policy(&lab);
+    drop(child.stderr.take());
+    let watched = RefCell::new(&mut child);
+    until("it goes on", || {
+        let mut child = watched.borrow_mut();
+        let ended = child.try_wait().unwrap();
+        if ended.is_none() {
+            interrupt(&child);
+        }
+        ended.is_some()
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+#[test]
+fn a_log_that_nobody_reads_is_no_reason_to_die() {
+    let lab = Lab::new("log, stderr gone");
+    let mut doctor = start(lab.command(&["-v", "doctor"]));
+    drop(doctor.stderr.take());
+    let ended = doctor.wait_with_output().unwrap();
+    // It says how the machine is, whatever that is.
+    assert!(String::from_utf8_lossy(&ended.stdout).contains("qemu-img"));
+    assert!(matches!(ended.status.code(), Some(0 | 1)), "{ended:?}");
 }

@@ -1,6 +1,6 @@
 //! `imgbuild run`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -356,7 +356,10 @@ async fn wants_to_keep(name: &str, shared: &Shared<'_>) -> bool {
         OnError::Keep => true,
         OnError::Ask => {
             // A terminal that went away does not want to keep anything.
-            let ask = || eprint!("{name}: keep the machine to look at it? [y/N] ");
+            let ask = || {
+                let mut stderr = std::io::stderr();
+                let _ = write!(stderr, "{name}: keep the machine to look at it? [y/N] ");
+            };
             let answer = async { Ok(terminal::answer(ask).await) };
             // Ctrl-C is an answer, too.
             let answer = shared.interrupt.or(answer).await;

@@ -37,15 +37,17 @@ impl Process {
     }
 
     fn kill_group(&self) {
-        // A group that has ended already is what we want.
-        let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
+        // `id` is None once the child was waited for: then the number may belong to somebody else.
+        if self.child.id().is_some() {
+            // A group that has ended already is what we want.
+            let _ = rustix::process::kill_process_group(self.group, Signal::KILL);
+        }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // `id` is None once the child was waited for: then the number may belong to somebody else.
-        if !self.outlives_us && self.child.id().is_some() {
+        if !self.outlives_us {
             self.kill_group();
         }
     }

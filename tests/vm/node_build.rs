@@ -73,11 +73,11 @@ fn tags(node: &Node, vmid: u64) -> String {
     vms.into_iter().find(|vm| vm.starts_with(&start)).unwrap()
 }
 
-/// A recipe on the tiny guest with two steps, the first of which takes long enough to be worth a layer, compared with a boot
-/// under emulation. Its template has a copy under a fixed id.
 /// Takes more than twice as long as the guest has needed to come up, however long that was: then it is worth a layer.
 const LONG: &str = "sleep $(( $(cut -d. -f1 /proc/uptime) * 3 + 30 ))";
 
+/// A recipe on the tiny guest with two steps, the first of which takes long enough to be worth a layer, compared with a boot
+/// under emulation. Its template has a copy under a fixed id.
 fn in_two_steps(node: &Node, source: &str, last: &str) -> String {
     let text = format!(
         "[image]\nname = \"web\"\nversion = \"%Y.1\"\n[source]\n{source}\n\

@@ -17,7 +17,7 @@ use crate::source::Format;
 use crate::ssh::Login;
 use crate::store::layers::files;
 
-/// A guest that was restored answers soon, or something is wrong with it. Emulated ones beside others have needed 10 s.
+/// How long each may take of a guest that was restored: the login, and waking it. Emulated ones beside others have needed 10 s.
 const RESTORED: Duration = Duration::from_secs(60);
 
 /// Begins with the best of all ways.

@@ -40,8 +40,8 @@ const READING: Duration = Duration::from_secs(30 * 60);
 /// after the reason: the end of a program may not be seen in a guest whose file systems are frozen.
 const DIGEST: &str = r#"
 read -r go || exit
-exec 3<"$1"
-sha256sum <&3 2>&1 &
+exec 2>&1
+sha256sum <"$1" &
 sum=$!
 while sleep 1 >/dev/null; do sed -n 's/^pos:/at/p' "/proc/$sum/fdinfo/0"; done 2>/dev/null &
 clock=$!
@@ -147,6 +147,7 @@ async fn sha256(mut dialogue: Dialogue, name: &str, size: u64, events: &Events) 
             Said::At(done) => events.progress(PHASE, done, Some(size), Unit::Bytes),
             Said::Digest(hex) => digest = Some(Ok(hex)),
             Said::Failed => digest = Some(Err(mem::take(&mut reason))),
+            Said::Other if line.is_empty() => {}
             Said::Other => reason = line.to_owned(),
         });
         // A process that waits for the end of its second does not hold up ours.
