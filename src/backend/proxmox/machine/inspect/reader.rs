@@ -246,4 +246,21 @@ mod tests {
             assert_eq!(Said::of(other), Said::Other);
         }
     }
+
+    #[test]
+    fn why_there_is_no_digest_is_said_before_that_there_is_none() {
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", DIGEST, "imgbuild", "/nowhere"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut shell.stdin.take().unwrap(), b"\n").unwrap();
+        let said = shell.wait_with_output().unwrap().stdout;
+        let said = String::from_utf8(said).unwrap();
+        let (reason, end) = said.trim_end().rsplit_once('\n').unwrap();
+        assert!(reason.contains("/nowhere"), "{said}");
+        assert_eq!(Said::of(reason), Said::Other);
+        assert_eq!(Said::of(end), Said::Failed);
+    }
 }
