@@ -52,29 +52,16 @@ fn main() -> ExitCode {
 /// Signals are caught when this returns. They are heard on a thread of their own, since the one that works may be waiting for a
 /// file or a lock: then the third signal can still give up.
 fn hear_signals(announcer: Announcer) -> io::Result<()> {
-    let (caught, is_caught) = std::sync::mpsc::channel();
-    let hear = move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        let hearing = runtime.and_then(|runtime| {
-            let entered = runtime.enter();
-            let signals = Signals::catch()?;
-            drop(entered);
-            Ok((runtime, signals))
-        });
-        match hearing {
-            Ok((runtime, signals)) => {
-                let _ = caught.send(Ok(()));
-                runtime.block_on(signals.announce(announcer));
-            }
-            Err(error) => drop(caught.send(Err(error))),
-        }
-    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let entered = runtime.enter();
+    let signals = Signals::catch()?;
+    drop(entered);
     std::thread::Builder::new()
         .name("signals".into())
-        .spawn(hear)?;
-    is_caught.recv().map_err(io::Error::other)?
+        .spawn(move || runtime.block_on(signals.announce(announcer)))?;
+    Ok(())
 }
 
 struct Signals {

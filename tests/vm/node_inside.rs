@@ -92,8 +92,8 @@ fn what_the_guest_finds_on_its_disk_ends_the_build_and_leaves_nothing() {
 #[test]
 fn what_is_written_past_the_file_systems_while_the_disk_is_read_ends_the_build() {
     let node = Node::whole("pve inside written", Setup::new(), "9000-9099");
-    // Too seldom to be noticed before the reading begins. And closing a session of sudo
-    // writes to the frozen disk, so that sudo never ends.
+    // Too seldom to be noticed before the reading begins. And closing a session of sudo writes to the
+    // frozen disk, so that sudo never ends.
     let writer = "[[step]]\nname = \"writer\"\nrun = \"\"\"\n\
         (while sleep 4; do dd if=/dev/sda of=/dev/sda bs=512 count=1 conv=notrunc oflag=direct; done) >/dev/null 2>&1 &\n\
         echo session required pam_exec.so type=close_session /bin/touch /etc/ended >>/etc/pam.d/sudo\n\"\"\"\n";
